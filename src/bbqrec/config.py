@@ -1,0 +1,77 @@
+"""Settings: frozen, strict models read from TOML, changed by dotted overrides."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bbqrec.errors import ConfigError
+from bbqrec.storage import read_text
+
+
+class Config(BaseModel):
+    """Base of every settings model: plain values only, immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], *, source: str = "the settings") -> Self:
+        """Validate `values` (as TOML or JSON gives them); raise ConfigError naming the key."""
+        try:
+            # Through JSON, so that TOML's lists may fill tuples while strictness holds otherwise.
+            return cls.model_validate_json(orjson.dumps(values))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+            raise ConfigError(f"{source}: {key}: {_rule(first, cls)}") from None
+
+
+def _rule(error: Any, model: type[BaseModel]) -> str:
+    if error["type"] != "extra_forbidden":
+        return f"{error['msg']}, but it is {error['input']!r}"
+    known: type[BaseModel] | None = model
+    for part in error["loc"][:-1]:
+        field = known.model_fields.get(str(part)) if known else None
+        annotation = field.annotation if field else None
+        known = (
+            annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+            else None
+        )
+    keys = ", ".join(sorted(known.model_fields)) if known else "see docs/configuration.md"
+    return f"there is no such setting; known here: {keys}"
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file; ConfigError with the line when it is not TOML."""
+    try:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with each `section.key=value` set; a value is TOML, or a bare word as a string."""
+    result: dict[str, Any] = orjson.loads(orjson.dumps(values))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                f"the override {override!r} must look like section.key=value, "
+                "for example training.epochs=5"
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *sections, last = key.strip().split(".")
+        table = result
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"the override {override!r}: {section} is not a section")
+        table[last] = value
+    return result

@@ -1,0 +1,108 @@
+"""Progress with time left, on a terminal as a bar and elsewhere as an occasional log line."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY_S = 15.0
+_shown: Progress | None = None
+
+
+@contextmanager
+def shown_on(console: Console) -> Iterator[None]:
+    """Within this block, `track` draws bars on `console` if it is a terminal, else logs."""
+    global _shown
+    if not console.is_terminal:
+        yield
+        return
+    _shown = Progress(
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=28),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )
+    try:
+        with _shown:
+            yield
+    finally:
+        _shown = None
+
+
+class Tracker:
+    """Counts one task's steps; `note` appends a few words such as the current loss."""
+
+    def __init__(self, description: str, total: int | None) -> None:
+        self._description = description
+        self._total = total
+        self._done = 0
+        self._note = ""
+        self._start = self._last = time.monotonic()
+        self._task = (
+            _shown.add_task(description, total=total, note="") if _shown is not None else None
+        )
+
+    def advance(self, steps: int = 1, *, note: str | None = None) -> None:
+        self._done += steps
+        self._note = self._note if note is None else note
+        if _shown is not None and self._task is not None:
+            _shown.update(self._task, advance=steps, note=self._note)
+            return
+        now = time.monotonic()
+        if now - self._last >= LOG_EVERY_S:
+            self._last = now
+            logger.info("%s", self._line(now))
+
+    def close(self) -> None:
+        if _shown is not None and self._task is not None:
+            _shown.remove_task(self._task)
+
+    def _line(self, now: float) -> str:
+        if not self._total or not self._done:
+            return f"{self._description}: {self._done} done {self._note}".rstrip()
+        left_s = (now - self._start) / self._done * (self._total - self._done)
+        return (
+            f"{self._description}: {self._done}/{self._total}, {left_s:.0f} s left {self._note}"
+        ).rstrip()
+
+
+@contextmanager
+def tracker(description: str, total: int | None) -> Iterator[Tracker]:
+    """A `Tracker` for work that is not a simple loop."""
+    task = Tracker(description, total)
+    try:
+        yield task
+    finally:
+        task.close()
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items`, showing how many are done and how long the rest will take."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with tracker(description, total) as task:
+        for item in items:
+            yield item
+            task.advance()
