@@ -3,13 +3,15 @@
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bbqrec.errors import ConfigError
 from bbqrec.storage import read_text
+
+C = TypeVar("C", bound="Config")
 
 
 class Config(BaseModel):
@@ -18,7 +20,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     @classmethod
-    def parse(cls, values: dict[str, Any], *, source: str = "the settings") -> Self:
+    def parse(cls: type[C], values: dict[str, Any], *, source: str = "the settings") -> C:
         """Validate `values` (as TOML or JSON gives them); raise ConfigError naming the key."""
         try:
             # Through JSON, so that TOML's lists may fill tuples while strictness holds otherwise.

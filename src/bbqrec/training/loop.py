@@ -1,0 +1,333 @@
+"""One training loop for all recipes: exact resume, early stopping, nothing hidden."""
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from bbqrec.config import Config
+from bbqrec.errors import ConfigError, TrainingDivergedError
+from bbqrec.progress import Tracker, tracker
+from bbqrec.storage import sha256_json
+from bbqrec.training.checkpoint import (
+    Checkpointer,
+    optimizer_tensors,
+    random_tensors,
+    restore_optimizer,
+    restore_random,
+)
+
+logger = logging.getLogger(__name__)
+
+B = TypeVar("B")
+
+
+class LoopConfig(Config):
+    """How long and how fast to train, whatever is trained."""
+
+    epochs: int = Field(10, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(100, ge=0)
+    final_learning_rate: float = Field(0.1, ge=0, le=1)
+    """Share of the learning rate that the cosine schedule ends at; 1 keeps it constant."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many epochs without a better validation metric; None trains them all."""
+    log_every: int = Field(50, ge=1)
+    checkpoint_every_s: float = Field(120.0, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on a GPU, fp32 on a CPU."""
+
+
+@runtime_checkable
+class Recipe(Protocol[B]):
+    """What is trained: model, batches and losses. All mutable state lives in `model`'s buffers
+    and in the optimizers, randomness in torch's global generator or in one seeded by the epoch,
+    so that a checkpoint of those resumes bitwise."""
+
+    model: nn.Module
+    optimizers: dict[str, Optimizer]
+    """`main` is stepped by the loop, any other by the recipe in `inner_steps`."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Work done once before an epoch's first batch; not repeated when resuming within it."""
+        ...
+
+    def num_batches(self, epoch: int) -> int: ...
+
+    def batches(self, epoch: int) -> Iterable[B]:
+        """The same batches for the same epoch, drawing nothing from the global generator."""
+        ...
+
+    def inner_steps(self, batch: B) -> None:
+        """Steps of the other optimizers, before the batch's main step."""
+        ...
+
+    def losses(self, batch: B) -> dict[str, Tensor]:
+        """Named, already weighted scalars; their sum is minimized."""
+        ...
+
+    def after_step(self, batch: B) -> None:
+        """Upkeep outside the gradient, such as reviving dead codes."""
+        ...
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """Validation metrics; `score`, if there, decides which weights are best (higher wins)."""
+        ...
+
+
+class FitResult(NamedTuple):
+    """`log` has one row per epoch; `best_epoch` is the one whose weights the model now holds."""
+
+    log: list[dict[str, Any]]
+    best_epoch: int
+    steps: int
+
+
+class _State:
+    """Where a run stands; everything but tensors."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.batch = 0
+        self.step = 0
+        self.best_epoch = -1
+        self.best_score = -math.inf
+        self.log: list[dict[str, Any]] = []
+
+
+def fit(
+    recipe: Recipe[B],
+    config: LoopConfig,
+    *,
+    device: torch.device,
+    work_dir: Path | None,
+    identity: dict[str, Any],
+    description: str,
+) -> FitResult:
+    """Train `recipe.model`, resuming from `work_dir` if it holds a checkpoint of the same run.
+
+    Args:
+        work_dir: where checkpoints go; None keeps nothing.
+        identity: settings and data the run depends on; a checkpoint of another identity, thread
+            count, device or torch version is refused, because it would not resume bitwise.
+
+    Raises:
+        TrainingDivergedError: a gradient is not finite.
+        KeyboardInterrupt: after SIGINT or SIGTERM, once a checkpoint is safe.
+    """
+    identity = {
+        "run": identity,
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "torch": torch.__version__,
+    }
+    checkpointer = Checkpointer(work_dir) if work_dir else None
+    state = _State()
+    sums: dict[str, Tensor] = {}
+    best: dict[str, Tensor] = {}
+    if checkpointer and (found := checkpointer.load_latest()):
+        best, sums = _restore(recipe, state, *found, identity=identity, device=device)
+        logger.info("resuming %s at epoch %d, step %d", description, state.epoch, state.step)
+
+    def save() -> None:
+        if checkpointer:
+            tensors = _tensors(recipe, best, sums, device)
+            checkpointer.save(state.step, tensors, {"identity": identity, **vars(state)})
+
+    total = sum(recipe.num_batches(epoch) for epoch in range(config.epochs))
+    with _interruption() as is_interrupted, tracker(description, total) as shown:
+        shown.advance(state.step)
+        last_save = time.monotonic()
+        while state.epoch < config.epochs and not _is_exhausted(state, config):
+            if state.batch == 0:
+                recipe.start_epoch(state.epoch)
+            recipe.model.train()
+            for batch in islice(recipe.batches(state.epoch), state.batch, None):
+                _step(recipe, batch, config, state, sums, total, device)
+                _note(shown, state, sums, config)
+                is_due = time.monotonic() - last_save > config.checkpoint_every_s
+                if is_interrupted() or (is_due and checkpointer):
+                    save()
+                    last_save = time.monotonic()
+                if is_interrupted():
+                    raise KeyboardInterrupt
+            _end_epoch(recipe, state, sums, best)
+        save()
+    if best:
+        recipe.model.load_state_dict(best)
+    return FitResult(state.log, state.best_epoch, state.step)
+
+
+def _is_exhausted(state: _State, config: LoopConfig) -> bool:
+    return (
+        config.patience is not None
+        and state.best_epoch >= 0
+        and state.epoch - 1 - state.best_epoch >= config.patience
+    )
+
+
+def _step(
+    recipe: Recipe[B],
+    batch: B,
+    config: LoopConfig,
+    state: _State,
+    sums: dict[str, Tensor],
+    total: int,
+    device: torch.device,
+) -> None:
+    recipe.inner_steps(batch)
+    optimizer = recipe.optimizers["main"]
+    factor = _schedule(state.step, total, config)
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * factor * group.get("lr_scale", 1.0)
+    is_bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16):
+        terms = recipe.losses(batch)
+    loss = torch.stack(list(terms.values())).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    grad_norm = clip_grad_norm_(parameters, config.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    recipe.after_step(batch)
+
+    for name, value in {"loss": loss, **terms, "grad_norm": grad_norm}.items():
+        sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach().float()
+    sums["batches"] = sums.get("batches", torch.zeros((), device=device)) + 1
+    state.step += 1
+    state.batch += 1
+    # One host synchronization every few steps, not one a step.
+    if state.step % config.log_every == 0 and not sums["grad_norm"].isfinite():
+        raise TrainingDivergedError(
+            f"the gradient is no longer finite at step {state.step}; lower learning_rate "
+            f"(now {config.learning_rate:g}) or max_grad_norm, then run the command again"
+        )
+
+
+def _schedule(step: int, total: int, config: LoopConfig) -> float:
+    """Linear warm-up, then a half cosine down to `final_learning_rate`."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    low = config.final_learning_rate
+    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _note(shown: Tracker, state: _State, sums: dict[str, Tensor], config: LoopConfig) -> None:
+    note = None
+    if state.step % config.log_every == 0:
+        loss = float(sums["loss"] / sums["batches"])
+        note = f"epoch {state.epoch + 1}, loss {loss:.3f}"
+        if state.best_epoch >= 0:
+            note += f", best {state.best_score:.4f}"
+    shown.advance(1, note=note)
+
+
+def _end_epoch(
+    recipe: Recipe[B], state: _State, sums: dict[str, Tensor], best: dict[str, Tensor]
+) -> None:
+    batches = float(sums.pop("batches"))
+    row: dict[str, Any] = {"epoch": state.epoch, "step": state.step}
+    row |= {name: float(value) / batches for name, value in sums.items()}
+    sums.clear()
+    if not all(math.isfinite(value) for value in row.values()):
+        raise TrainingDivergedError(
+            f"a loss is no longer finite in epoch {state.epoch}; lower learning_rate and run again"
+        )
+    recipe.model.eval()
+    metrics = recipe.end_epoch(state.epoch)
+    recipe.model.train()
+    row |= metrics
+    if metrics.get("score", -math.inf) > state.best_score:
+        state.best_epoch, state.best_score = state.epoch, metrics["score"]
+        best.clear()
+        best.update({k: v.detach().clone() for k, v in recipe.model.state_dict().items()})
+    state.log.append(row)
+    logger.info("%s", ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
+    state.epoch += 1
+    state.batch = 0
+
+
+def _tensors(
+    recipe: Recipe[B], best: dict[str, Tensor], sums: dict[str, Tensor], device: torch.device
+) -> dict[str, Tensor]:
+    tensors = random_tensors(device)
+    tensors |= {f"model.{name}": value for name, value in recipe.model.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
+    tensors |= {f"sums.{name}": value for name, value in sums.items()}
+    for name, optimizer in recipe.optimizers.items():
+        tensors |= optimizer_tensors(optimizer, f"optimizer.{name}")
+    return {name: value.clone() for name, value in tensors.items()}
+
+
+def _restore(
+    recipe: Recipe[B],
+    state: _State,
+    tensors: dict[str, Tensor],
+    saved: dict[str, Any],
+    *,
+    identity: dict[str, Any],
+    device: torch.device,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    found = saved.pop("identity")
+    if sha256_json(found) != sha256_json(identity):
+        different = sorted(
+            k for k in identity if sha256_json(found.get(k)) != sha256_json(identity[k])
+        )
+        raise ConfigError(
+            f"the checkpoint belongs to a run with another {' and '.join(different)}, so it would "
+            "not continue exactly; delete the checkpoints folder to start anew, or restore "
+            "the old setting"
+        )
+
+    def section(name: str) -> dict[str, Tensor]:
+        prefix = name + "."
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    recipe.model.load_state_dict(section("model"))
+    for name, optimizer in recipe.optimizers.items():
+        restore_optimizer(optimizer, tensors, f"optimizer.{name}")
+    restore_random(tensors, device)
+    saved["best_score"] = -math.inf if saved["best_score"] is None else saved["best_score"]
+    vars(state).update(saved)
+    return (
+        {name: value.to(device) for name, value in section("best").items()},
+        {name: value.to(device) for name, value in section("sums").items()},
+    )
+
+
+@contextmanager
+def _interruption() -> Iterator[Any]:
+    """Turn SIGINT and SIGTERM into a question that the loop asks between two steps."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    received: list[int] = []
+
+    def remember(signum: int, frame: FrameType | None) -> None:
+        if received:  # a second Ctrl-C means now
+            raise KeyboardInterrupt
+        received.append(signum)
+
+    previous = {
+        number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

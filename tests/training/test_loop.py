@@ -1,0 +1,132 @@
+"""Training resumes bitwise, keeps the best weights, and stops when it diverges."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bbqrec.errors import ConfigError, TrainingDivergedError
+from bbqrec.training.loop import FitResult, LoopConfig, fit
+
+CPU = torch.device("cpu")
+
+
+class Regression:
+    """Dropout regression with a second optimizer stepped inside, and a hook for faults."""
+
+    def __init__(self, *, fail_at: int | None = None, scores: list[float] | None = None) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Linear(16, 1))
+        inner = nn.Linear(4, 1)
+        self.model.add_module("inner", inner)
+        main = [p for name, p in self.model.named_parameters() if not name.startswith("inner")]
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "main": torch.optim.AdamW(main, lr=0.1),
+            "inner": torch.optim.AdamW(inner.parameters(), lr=0.01),
+        }
+        self.steps = 0
+        self.fail_at = fail_at
+        self.scores = scores
+
+    def start_epoch(self, epoch: int) -> None:
+        pass
+
+    def num_batches(self, epoch: int) -> int:
+        return 7
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(epoch)
+        for _ in range(7):
+            yield torch.randn(8, 4, generator=generator)
+
+    def inner_steps(self, batch: Tensor) -> None:
+        loss = (self.model.inner(batch) - batch.sum(1, keepdim=True)).square().mean()
+        loss.backward()
+        self.optimizers["inner"].step()
+        self.optimizers["inner"].zero_grad()
+
+    def losses(self, batch: Tensor) -> dict[str, Tensor]:
+        prediction = self.model[2](self.model[1](self.model[0](batch)))
+        return {"fit": (prediction - batch.sum(1, keepdim=True)).square().mean()}
+
+    def after_step(self, batch: Tensor) -> None:
+        self.steps += 1
+        if self.steps == self.fail_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        return {"score": self.scores[epoch]} if self.scores else {}
+
+
+def run(recipe: Regression, work_dir: Path | None, **settings: Any) -> FitResult:
+    config = LoopConfig(epochs=4, warmup_steps=3, log_every=2, **settings)
+    return fit(recipe, config, device=CPU, work_dir=work_dir, identity={"a": 1}, description="test")
+
+
+@pytest.mark.parametrize("fail_at", [1, 6, 7, 8, 20, 28])
+def test_an_interrupted_run_resumes_bitwise(tmp_path: Path, fail_at: int) -> None:
+    straight = Regression(scores=[1, 3, 2, 0])
+    expected = run(straight, None)
+
+    interrupted = Regression(fail_at=fail_at, scores=[1, 3, 2, 0])
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted, tmp_path)
+    resumed = Regression(scores=[1, 3, 2, 0])
+    result = run(resumed, tmp_path)
+
+    assert result == expected
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path: Path) -> None:
+    expected = run(Regression(scores=[1, 2, 3, 4]), None)
+    for stop in (9, 3):
+        with pytest.raises(KeyboardInterrupt):
+            run(Regression(fail_at=stop, scores=[1, 2, 3, 4]), tmp_path)
+    newest = sorted(tmp_path.glob("step-*"))[-1] / "tensors.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[-3] ^= 1
+    newest.write_bytes(bytes(content))
+
+    assert len(list(tmp_path.glob("step-*"))) == 2
+    assert run(Regression(scores=[1, 2, 3, 4]), tmp_path) == expected
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    run(Regression(), tmp_path)
+
+    with pytest.raises(ConfigError, match="another run"):
+        fit(
+            Regression(),
+            LoopConfig(epochs=5),
+            device=CPU,
+            work_dir=tmp_path,
+            identity={"a": 2},
+            description="test",
+        )
+
+
+def test_the_best_epoch_is_kept_and_patience_stops(tmp_path: Path) -> None:
+    recipe = Regression(scores=[1, 3, 2, 0])
+    result = run(recipe, tmp_path, patience=1)
+
+    assert result.best_epoch == 1
+    assert len(result.log) == 3
+    every_epoch = Regression(scores=[0, 1, 2, 3])
+    run(every_epoch, None)
+    assert not torch.equal(every_epoch.model[0].weight, recipe.model[0].weight)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    recipe = Regression()
+    losses = recipe.losses
+    recipe.losses = lambda batch: {"fit": losses(batch)["fit"] * torch.inf}  # type: ignore[method-assign]
+
+    with pytest.raises(TrainingDivergedError, match="step 2"):
+        run(recipe, tmp_path)
