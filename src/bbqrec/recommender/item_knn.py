@@ -1,0 +1,191 @@
+"""Items that followed each other in training: the classic baseline that is hard to beat."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from bbqrec.config import Config
+from bbqrec.data import Cases, Dataset, Sequences
+from bbqrec.progress import tracker
+from bbqrec.ranking import Histories, Ranking, top_items
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+
+# Far below any similarity that matters, far above a float's rounding next to a score of 1.
+POPULARITY_TIE_BREAK = 1e-6
+SCORED_AT_ONCE = 512
+
+
+class ItemKnnConfig(Config):
+    """How neighbors are counted and how a history adds them up.
+
+    Args:
+        window: two items of a history count as a pair when at most so many places apart.
+        distance_power: a pair `d` places apart counts d^-distance_power.
+        backward_weight: what "b came before a" adds to the similarity of a to b: 0 makes
+            neighbors those that follow, 1 makes the relation symmetric.
+        shrinkage: added to the denominator of the cosine, so that rare pairs prove less.
+        num_neighbors: only so many most similar items are kept for each item.
+        history_length: only so many latest items of a history are read.
+        decay: the item of age n, the latest being 0, weighs exp(-n / decay).
+    """
+
+    window: int = Field(default=10, ge=1)
+    distance_power: float = Field(default=0.5, ge=0)
+    backward_weight: float = Field(default=0.5, ge=0, le=1)
+    shrinkage: float = Field(default=10.0, ge=0)
+    num_neighbors: int = Field(default=500, ge=1)
+    history_length: int = Field(default=10, ge=1)
+    decay: float = Field(default=2.0, gt=0)
+
+
+class ItemKnn:
+    """Scores an item by its similarity to the latest items of the history.
+
+    score(b) = sum over the history's latest items a of exp(-age(a) / decay) * similarity(a, b).
+    Items that no neighbor reaches follow in the order of their popularity; an item never seen
+    in training scores 0.
+
+    Args:
+        similarities: (item, item), sparse; row a holds the neighbors of a.
+        popularity: (item,), training counts.
+    """
+
+    def __init__(
+        self, config: ItemKnnConfig, similarities: "csr_array", popularity: NDArray[np.int64]
+    ) -> None:
+        self.config = config
+        self.similarities = similarities
+        self.popularity = popularity
+
+    def rank(
+        self,
+        histories: Histories,
+        k: int,
+        *,
+        exclude_seen: bool,
+        allowed: Bool[Tensor, "item"] | None = None,
+    ) -> Ranking:
+        """The `k` best items for each history, see `Ranker`; computed on the CPU."""
+        device = histories.items.device
+        sequences = Sequences(
+            histories.items.cpu().numpy().astype(np.int32), histories.offsets.cpu().numpy()
+        )
+        scores = torch.from_numpy(self.score(sequences)).to(device)
+        return top_items(scores, histories, k, exclude_seen=exclude_seen, allowed=allowed)
+
+    def score(self, histories: Sequences) -> NDArray[np.float32]:
+        """Scores (history, item) of all items."""
+        from scipy.sparse import csr_array
+
+        lengths = histories.lengths
+        age = np.repeat(histories.offsets[1:], lengths) - 1 - np.arange(len(histories.items))
+        row = np.repeat(np.arange(len(histories)), lengths)
+        is_read = age < self.config.history_length
+        weight = np.exp(-age[is_read] / self.config.decay).astype(np.float32)
+        shape = (len(histories), len(self.popularity))
+        weights = csr_array((weight, (row[is_read], histories.items[is_read])), shape=shape)
+        scores = (weights @ self.similarities).toarray()
+        scores += (POPULARITY_TIE_BREAK / max(1, self.popularity.max())) * self.popularity
+        return np.asarray(scores, dtype=np.float32)
+
+
+def fit_item_knn(dataset: Dataset, config: ItemKnnConfig) -> ItemKnn:
+    """Count co-occurrence in the training histories of `dataset`; held-out items are not read."""
+    popularity = dataset.popularity()
+    pairs = _count_pairs(dataset.train, dataset.num_items, config)
+    return ItemKnn(config, _similarities(pairs, popularity, config), popularity)
+
+
+def tune_item_knn(
+    dataset: Dataset,
+    *,
+    exclude_seen: bool = True,
+    num_cases: int = 2000,
+    seed: int = 0,
+    windows: tuple[int, ...] = (3, 10, 30),
+    backward_weights: tuple[float, ...] = (0.0, 0.5),
+    shrinkages: tuple[float, ...] = (0.0, 10.0, 30.0),
+    memories: tuple[tuple[int, float], ...] = ((5, 1.0), (10, 2.0), (20, 4.0), (30, 8.0)),
+) -> ItemKnn:
+    """The item-kNN with the highest NDCG@10 on a fixed sample of validation cases.
+
+    Every combination of the given settings is tried; `memories` are pairs of history length and
+    decay. The first of equally good ones wins. Test items are not read.
+    """
+    cases = dataset.validation
+    if len(cases) > num_cases:
+        rows = np.random.default_rng(seed).choice(len(cases), num_cases, replace=False)
+        cases = cases.take(np.sort(rows))
+    popularity = dataset.popularity()
+    best: tuple[float, ItemKnn] | None = None
+    total = len(windows) * len(backward_weights) * len(shrinkages) * len(memories)
+    with tracker("tuning item-kNN", total) as progress:
+        for window in windows:
+            for backward_weight in backward_weights:
+                config = ItemKnnConfig(window=window, backward_weight=backward_weight)
+                pairs = _count_pairs(dataset.train, dataset.num_items, config)
+                for shrinkage in shrinkages:
+                    config = config.model_copy(update={"shrinkage": shrinkage})
+                    similarities = _similarities(pairs, popularity, config)
+                    for length, decay in memories:
+                        changes: dict[str, Any] = {"history_length": length, "decay": decay}
+                        model = ItemKnn(config.model_copy(update=changes), similarities, popularity)
+                        ndcg = _mean_ndcg(model, cases, exclude_seen=exclude_seen)
+                        if best is None or ndcg > best[0]:
+                            best = ndcg, model
+                        progress.advance(note=f"NDCG@10 {best[0]:.4f}")
+    assert best is not None
+    return best[1]
+
+
+def _count_pairs(train: Sequences, num_items: int, config: ItemKnnConfig) -> "csr_array":
+    """(item, item): how often, weighted, the second followed the first within the window."""
+    from scipy.sparse import coo_array, csr_array
+
+    row = np.repeat(np.arange(len(train)), train.lengths)
+    pairs = csr_array((num_items, num_items), dtype=np.float32)
+    for distance in range(1, min(config.window, int(train.lengths.max(initial=0)) - 1) + 1):
+        is_pair = row[:-distance] == row[distance:]
+        earlier, later = train.items[:-distance][is_pair], train.items[distance:][is_pair]
+        weight = np.full(len(earlier), distance**-config.distance_power, dtype=np.float32)
+        pairs = pairs + coo_array((weight, (earlier, later)), shape=pairs.shape).tocsr()
+    return (pairs + config.backward_weight * pairs.T).tocsr()
+
+
+def _similarities(
+    pairs: "csr_array", popularity: NDArray[np.int64], config: ItemKnnConfig
+) -> "csr_array":
+    """pairs(a, b) / (sqrt(popularity(a) * popularity(b)) + shrinkage), nearest neighbors only."""
+    from scipy.sparse import csr_array
+
+    entries = pairs.tocoo()
+    is_other = (entries.row != entries.col) & (entries.data > 0)
+    item, neighbor, count = entries.row[is_other], entries.col[is_other], entries.data[is_other]
+    norm = np.sqrt(popularity[item] * popularity[neighbor].astype(np.float64))
+    value = (count / (norm + config.shrinkage)).astype(np.float32)
+    if np.bincount(item, minlength=1).max() > config.num_neighbors:
+        order = np.lexsort((neighbor, -value, item))
+        item, neighbor, value = item[order], neighbor[order], value[order]
+        place = np.arange(len(item)) - np.searchsorted(item, item)
+        is_near = place < config.num_neighbors
+        item, neighbor, value = item[is_near], neighbor[is_near], value[is_near]
+    return csr_array((value, (item, neighbor)), shape=pairs.shape)
+
+
+def _mean_ndcg(model: ItemKnn, cases: Cases, *, exclude_seen: bool) -> float:
+    """NDCG@10 with one target: 1 / log2(1 + rank) when the rank is at most 10."""
+    gains = 0.0
+    for start in range(0, len(cases), SCORED_AT_ONCE):
+        part = cases.take(np.arange(start, min(start + SCORED_AT_ONCE, len(cases))))
+        ranking = model.rank(part.histories.to_histories(), 10, exclude_seen=exclude_seen)
+        is_hit = ranking.items == torch.from_numpy(part.targets).long()[:, None]  # (batch, rank)
+        rank = torch.arange(2, 12, dtype=torch.float64)
+        gains += float((is_hit / torch.log2(rank)).sum())
+    return gains / max(1, len(cases))
