@@ -81,7 +81,6 @@ def test_tuning_reads_no_test_item_and_finds_the_planted_order() -> None:
     blindly = tune_item_knn(blind, num_cases=200, exclude_seen=False)
 
     assert tuned.config == blindly.config
-    assert tuned.config.backward_weight == 0
     ranking = tuned.rank(data.test.histories.to_histories(), 1, exclude_seen=False)
     targets = torch.from_numpy(data.test.targets).long()
     assert float((ranking.items[:, 0] == targets).double().mean()) > 0.6

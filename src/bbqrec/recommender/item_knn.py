@@ -111,7 +111,7 @@ def tune_item_knn(
     seed: int = 0,
     windows: tuple[int, ...] = (3, 10, 30),
     backward_weights: tuple[float, ...] = (0.0, 0.5),
-    shrinkages: tuple[float, ...] = (0.0, 10.0, 30.0),
+    shrinkages: tuple[float, ...] = (0.0, 30.0),
     memories: tuple[tuple[int, float], ...] = ((5, 1.0), (10, 2.0), (20, 4.0), (30, 8.0)),
 ) -> ItemKnn:
     """The item-kNN with the highest NDCG@10 on a fixed sample of validation cases.
