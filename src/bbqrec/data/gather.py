@@ -1,0 +1,210 @@
+"""Raw item tables and image files -> items.parquet and images.parquet of a prepared dataset."""
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+from polars.io.plugins import register_io_source
+
+from bbqrec.data.catalog import ITEMS_FILE, unescape
+from bbqrec.data.images import IMAGES_FILE, ROW_GROUP
+from bbqrec.data.prepare import PrepareConfig
+from bbqrec.data.raw import ImageFiles, ImageTable
+from bbqrec.errors import DataError
+from bbqrec.progress import tracker
+
+MAX_IMAGE_BYTES = 20 * 2**20
+_PIECE_BYTES = 256 * 2**20
+_TITLE_NAMES = ("title", "name", "movie_title", "product_title", "item_name", "product_name")
+_IMAGE_SCHEMA = {"item_id": pl.String, "bytes": pl.Binary}
+
+
+def write_items(
+    directory: Path, item_ids: list[str], raw_items: pl.DataFrame | None, config: PrepareConfig
+) -> tuple[list[str], dict[str, int]]:
+    """Write the text columns in item order; return every item's title and counts.
+
+    Text columns are the string columns (lists of strings are joined), or those the config names.
+    HTML entities are unescaped. An item without a title goes by its id.
+    """
+    catalog = pl.DataFrame({"item_id": item_ids}, schema={"item_id": pl.String})
+    if raw_items is None:
+        if config.text_columns or config.title_column:
+            wanted = (config.text_columns or (config.title_column,))[0]
+            raise DataError(f"the source has no table of items, so no column {wanted!r}")
+        raw_items = catalog.clear()
+    lists = [n for n, t in raw_items.schema.items() if t == pl.List(pl.String)]
+    raw_items = raw_items.with_columns(pl.col(name).list.join(", ") for name in lists)
+    title = _title_column(raw_items, config)
+    names = _text_columns(raw_items, config, title)
+    keep = list(dict.fromkeys([*names, *([title] if title else [])]))
+    items = catalog.join(
+        raw_items.select("item_id", *keep), on="item_id", how="left", maintain_order="left"
+    ).with_columns(_unescaped(name) for name in keep)
+    titles = items[title].fill_null(items["item_id"]).to_list() if title else list(item_ids)
+    items = items.select("item_id", *names)
+    items.write_parquet(directory / ITEMS_FILE, row_group_size=8192)
+    is_described = (
+        items.select(pl.any_horizontal(pl.col(n).is_not_null() for n in names)).to_series()
+        if names
+        else pl.Series([False] * items.height)
+    )
+    counts = {
+        "items_described_but_never_used": len(set(raw_items["item_id"]) - set(item_ids)),
+        "items_without_row": len(set(item_ids) - set(raw_items["item_id"])),
+        "items_without_text": int((~is_described).sum()),
+    }
+    return titles, counts
+
+
+def _title_column(raw_items: pl.DataFrame, config: PrepareConfig) -> str | None:
+    if config.title_column is not None:
+        _require(raw_items, config.title_column)
+        return config.title_column
+    strings = {n.lower(): n for n, t in reversed(raw_items.schema.items()) if t == pl.String}
+    return next((strings[name] for name in _TITLE_NAMES if name in strings), None)
+
+
+def _text_columns(raw_items: pl.DataFrame, config: PrepareConfig, title: str | None) -> list[str]:
+    if config.text_columns is not None:
+        for name in config.text_columns:
+            _require(raw_items, name)
+        return list(config.text_columns)
+    names = [
+        name
+        for name, dtype in raw_items.schema.items()
+        if dtype == pl.String and name not in ("item_id", "image")
+    ]
+    return sorted(names, key=lambda name: name != title)
+
+
+def _require(raw_items: pl.DataFrame, name: str) -> None:
+    strings = [n for n, t in raw_items.schema.items() if t == pl.String and n != "item_id"]
+    if name not in strings:
+        raise DataError(
+            f"the items have no text column {name!r}; they have: {', '.join(strings) or 'none'}"
+        )
+
+
+def _unescaped(name: str) -> pl.Expr:
+    column = pl.col(name).str.strip_chars()
+    has_entity = column.str.contains(r"&#?\w+;")
+    text = (
+        pl.when(has_entity)
+        .then(pl.when(has_entity).then(column).map_elements(unescape, return_dtype=pl.String))
+        .otherwise(column)
+    )
+    return pl.when(text != "").then(text).alias(name)
+
+
+def write_images(
+    directory: Path, item_ids: list[str], source: ImageTable | ImageFiles | None
+) -> dict[str, int]:
+    """Write the images of known items in item order; return counts of the rest.
+
+    Memory stays bounded: files are read one by one, a table in pieces of items.
+    """
+    if source is None:
+        return {"items_with_image": 0}
+    catalog = pl.DataFrame({"item_id": item_ids}, schema={"item_id": pl.String})
+    counts: dict[str, int] = {}
+    if isinstance(source, ImageTable):
+        pieces = _from_table(source, catalog, counts)
+    else:
+        pieces = _from_files(source, catalog, counts)
+    path = directory / IMAGES_FILE
+    _sink(path, pieces)
+    num_images = pl.scan_parquet(path).select(pl.len()).collect().item()
+    if not num_images:
+        path.unlink()
+    return {"items_with_image": num_images, **counts}
+
+
+def _sink(path: Path, pieces: Iterator[pl.DataFrame]) -> None:
+    def generate(
+        with_columns: list[str] | None,
+        predicate: pl.Expr | None,
+        n_rows: int | None,
+        batch_size: int | None,
+    ) -> Iterator[pl.DataFrame]:
+        yield from pieces
+
+    frame = register_io_source(generate, schema=_IMAGE_SCHEMA)
+    frame.sink_parquet(path, row_group_size=ROW_GROUP, compression="uncompressed")
+
+
+def _from_table(
+    source: ImageTable, catalog: pl.DataFrame, counts: dict[str, int]
+) -> Iterator[pl.DataFrame]:
+    images = pl.scan_parquet(source.path).select(
+        pl.col("item_id").cast(pl.String), bytes=pl.col(source.bytes_column)
+    )
+    size = pl.col("bytes").bin.size()
+    sizes = images.select("item_id", size=size).collect(engine="streaming")
+    counts["image_rows_of_unknown_items"] = int((~sizes["item_id"].is_in(catalog["item_id"])).sum())
+    counts["images_empty"] = int((sizes["size"].fill_null(0) == 0).sum())
+    counts["images_too_large"] = int((sizes["size"] > MAX_IMAGE_BYTES).sum())
+    usable = (size > 0) & (size <= MAX_IMAGE_BYTES)
+    num_pieces = 1 + int(sizes["size"].sum()) // _PIECE_BYTES
+    for piece in catalog.iter_slices(-(-catalog.height // num_pieces)):
+        found = images.filter(pl.col("item_id").is_in(piece["item_id"].implode()) & usable)
+        yield piece.join(
+            found.collect(engine="streaming").unique("item_id", keep="first", maintain_order=True),
+            on="item_id",
+            how="inner",
+            maintain_order="left",
+        )
+
+
+def _from_files(
+    source: ImageFiles, catalog: pl.DataFrame, counts: dict[str, int]
+) -> Iterator[pl.DataFrame]:
+    counts |= dict.fromkeys(("images_missing", "images_refused", "images_too_large"), 0)
+    counts["images_empty"] = counts["images_that_are_addresses"] = 0
+    path_of = dict(zip(source.items, source.paths, strict=True))
+    counts["image_rows_of_unknown_items"] = len(path_of.keys() - set(catalog["item_id"]))
+    root = source.root.resolve()
+    rows: list[tuple[str, bytes]] = []
+    num_bytes = 0
+    with tracker("gathering images", catalog.height) as progress:
+        for item_id in catalog["item_id"]:
+            progress.advance()
+            if item_id not in path_of:
+                continue
+            content, problem = _read_image(root, path_of[item_id])
+            if content is None:
+                counts[problem] += 1
+                continue
+            rows.append((item_id, content))
+            num_bytes += len(content)
+            if num_bytes > _PIECE_BYTES:
+                yield pl.DataFrame(rows, schema=_IMAGE_SCHEMA, orient="row")
+                rows, num_bytes = [], 0
+    yield pl.DataFrame(rows, schema=_IMAGE_SCHEMA, orient="row")
+
+
+def _read_image(root: Path, name: str) -> tuple[bytes | None, str]:
+    """The bytes of a regular file inside `root`, or the name of what is wrong with it.
+
+    A path in a table is untrusted input: nothing outside the folder, no pipe or device (reading
+    one would block for ever), no address on the network.
+    """
+    if "://" in name:
+        return None, "images_that_are_addresses"
+    try:
+        path = (root / name).resolve()
+        if not path.is_relative_to(root):
+            return None, "images_refused"
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return None, "images_refused"
+        if not status.st_size:
+            return None, "images_empty"
+        if status.st_size > MAX_IMAGE_BYTES:
+            return None, "images_too_large"
+        return path.read_bytes(), ""
+    except PermissionError:
+        return None, "images_refused"
+    except (OSError, ValueError, RuntimeError):  # absent, a NUL in the name, a loop of links
+        return None, "images_missing"

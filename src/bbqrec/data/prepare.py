@@ -1,0 +1,121 @@
+"""`bbqrec prepare`: any supported source -> a prepared dataset."""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from bbqrec.config import Config
+from bbqrec.data.dataset import Dataset
+from bbqrec.errors import DataError
+from bbqrec.storage import write_bytes
+
+logger = logging.getLogger(__name__)
+
+Format = Literal["auto", "folder", "table", "amazon", "recbole", "movielens", "lcrec", "s3rec"]
+
+
+class PrepareConfig(Config):
+    """How a source is read, filtered, ordered and split.
+
+    Args:
+        format: who wrote the source; "auto" looks at its files.
+        columns: our name -> the file's, for tables with names of their own
+            (user_id, item_id, timestamp, position, event, rating, weight, image).
+        header: column names of a table whose first line is data already.
+        time_format: strptime pattern of dates that are not ISO 8601.
+        text_columns: which item columns are text, in this order; None takes every string column.
+        event_weights: event type -> weight; types not named here, or at 0, are dropped.
+        min_user, min_item: k-core bounds, in interactions; 1 keeps everybody.
+        repeats: which interactions of a repeated user-item pair stay.
+        ties: order of one user's events at one time: as in the source, or shuffled by `seed`.
+        cold_share: how many items the cold split removes from all training.
+        max_bad_share: how many lines of a file may be unusable before the job ends.
+    """
+
+    format: Format = "auto"
+    columns: dict[str, str] = Field({})
+    header: tuple[str, ...] | None = None
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    encoding: str | None = None
+    time_format: str | None = None
+    text_columns: tuple[str, ...] | None = None
+    title_column: str | None = None
+    event_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
+    min_rating: float | None = Field(None, allow_inf_nan=False)
+    min_user: int = Field(1, ge=1)
+    min_item: int = Field(1, ge=1)
+    repeats: Literal["keep", "first", "last"] = "keep"
+    ties: Literal["source", "random"] = "source"
+    split: Literal["leave_one_out", "temporal", "cold"] = "leave_one_out"
+    validation_share: float = Field(0.1, gt=0, lt=0.5)
+    test_share: float = Field(0.1, gt=0, lt=0.5)
+    cold_share: float = Field(0.05, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+    max_bad_share: float = Field(0.01, ge=0, lt=1)
+
+
+def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:
+    """Read `source`, split it and write the prepared dataset into the existing `out_dir`.
+
+    Besides what `Dataset.save` writes: items.parquet (texts) and images.parquet (encoded images),
+    both in item order, and rejected.jsonl with every line set aside. `Dataset.info` holds the
+    options, `statistics`, `counts` of everything dropped, and `warnings`.
+
+    Raises DataError when the source breaks a rule that cannot be worked around line by line.
+    """
+    # Here, not above: everything past this point needs polars, which training does without.
+    from bbqrec.data.gather import write_images, write_items
+    from bbqrec.data.importers import read_source
+    from bbqrec.data.interactions import build_log
+    from bbqrec.data.records import Rejected
+    from bbqrec.data.splits import split_log
+    from bbqrec.data.statistics import describe, warn
+
+    if not source.exists():
+        raise DataError(f"{source} does not exist; give a file or folder of interactions")
+    rejected = Rejected(config.max_bad_share)
+    raw = read_source(source, config, rejected)
+    raw_items, images, detected = raw.items, raw.images, raw.format
+    log, counts = build_log(raw, config, rejected)
+    del raw
+    statistics = describe(log)
+    warnings = warn(statistics, config.ties)
+    split = split_log(log, config)
+    titles, item_counts = write_items(out_dir, log.item_ids, raw_items, config)
+    image_counts = write_images(out_dir, log.item_ids, images)
+    statistics |= {
+        "train_interactions": len(split.train.items),
+        "validation_cases": len(split.validation),
+        "test_cases": len(split.test),
+        "items_with_image": image_counts["items_with_image"],
+    }
+    if rejected.rows:
+        write_bytes(out_dir / "rejected.jsonl", rejected.to_jsonl())
+        logger.warning("%d lines were set aside in rejected.jsonl", len(rejected.rows))
+    dataset = Dataset(
+        user_ids=log.user_ids,
+        item_ids=log.item_ids,
+        titles=titles,
+        train=split.train,
+        validation=split.validation,
+        test=split.test,
+        is_cold=split.is_cold,
+        info={
+            "source": source.name,
+            "format": detected,
+            "options": config.model_dump(mode="json"),
+            "statistics": statistics,
+            "counts": {
+                "interactions": counts,
+                "items": item_counts,
+                "images": image_counts,
+                "split": split.counts,
+                "lines_set_aside": len(rejected.rows),
+            },
+            "warnings": warnings,
+        },
+    )
+    dataset.save(out_dir)
+    return Dataset.load(out_dir)

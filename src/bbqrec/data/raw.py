@@ -1,0 +1,132 @@
+"""What every importer hands over: interactions, items and images as they were found."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from bbqrec.data.records import LINE
+from bbqrec.errors import DataError
+
+# Our name -> the names it goes by, in lower case; the first one present is taken.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "user_id": ("user_id", "userid", "user", "uid", "reviewerid", "customer_id", "session_id"),
+    "item_id": (
+        *("item_id", "itemid", "item", "iid", "parent_asin", "asin"),
+        *("movie_id", "movieid", "product_id", "productid"),
+    ),
+    "timestamp": (
+        *("timestamp", "time", "ts", "datetime", "date", "created_at"),
+        *("unixreviewtime", "event_time", "unix_time"),
+    ),
+    "position": ("position",),
+    "event": ("event", "event_type", "behavior", "behaviour", "action"),
+    "rating": ("rating", "overall", "stars", "score"),
+    "weight": ("weight",),
+    "image": ("image", "image_path", "image_file", "img", "picture", "poster"),
+}
+LOG_COLUMNS = ("user_id", "item_id", "timestamp", "position", "event", "rating", "weight")
+
+
+class ImageTable(NamedTuple):
+    """A Parquet file of encoded images."""
+
+    path: Path
+    bytes_column: str
+
+
+class ImageFiles(NamedTuple):
+    """Image files under one folder, as (item_id, path) pairs; paths are not yet trusted."""
+
+    root: Path
+    items: list[str]
+    paths: list[str]
+
+
+class RawData(NamedTuple):
+    """Interactions, items and images of one source, ids as strings.
+
+    Args:
+        interactions: `user_id`, `item_id`, `line` and those of LOG_COLUMNS that the source has.
+        items: one row per `item_id` with its further columns, or None.
+        path: what to name in messages about the interactions.
+    """
+
+    interactions: pl.DataFrame
+    items: pl.DataFrame | None
+    images: ImageTable | ImageFiles | None
+    path: Path
+    format: str
+
+
+def map_columns(
+    path: Path, names: Iterable[str], columns: dict[str, str], wanted: Iterable[str]
+) -> dict[str, str]:
+    """Our name -> the file's name for every wanted column found; `columns` settles doubts.
+
+    Raises DataError when `columns` names a column that the file does not have.
+    """
+    present = list(names)
+    lowered = {name.strip().lower(): name for name in reversed(present)}
+    found = {}
+    for ours in wanted:
+        if ours in columns:
+            if columns[ours] in present:
+                found[ours] = columns[ours]
+        else:
+            alias = next((alias for alias in ALIASES[ours] if alias in lowered), None)
+            if alias is not None and lowered[alias] not in columns.values():
+                found[ours] = lowered[alias]
+    return found
+
+
+def require_log_columns(path: Path, found: dict[str, str], names: Iterable[str]) -> None:
+    """DataError naming what an interactions table lacks and which columns are there."""
+    there = ", ".join(name for name in names if name != LINE)
+    for ours in ("user_id", "item_id"):
+        if ours not in found:
+            raise DataError(
+                f"{path} has no column {ours}; it has: {there}; name the one to use with "
+                f'columns = {{ {ours} = "..." }}'
+            )
+    if "timestamp" not in found and "position" not in found:
+        raise DataError(
+            f"{path} has no column timestamp or position, one of which must order the "
+            f'interactions; it has: {there}; name it with columns = {{ timestamp = "..." }}'
+        )
+
+
+def ids_as_strings(path: Path, frame: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
+    """`frame` with the named columns as strings; DataError for ids that were floats."""
+    for name in names:
+        dtype = frame.schema[name]
+        if dtype.is_float():
+            raise DataError(
+                f"{path}: the ids in column {name} are {dtype}, which cannot be told apart safely; "
+                "save them as strings or whole numbers"
+            )
+    return frame.with_columns(pl.col(name).cast(pl.String) for name in names)
+
+
+def first_known(items: pl.DataFrame) -> pl.DataFrame:
+    """One row per item, in order of appearance: the first value known of every column."""
+    others = [name for name in items.columns if name != "item_id"]
+    if items["item_id"].is_unique().all():
+        return items
+    return items.group_by("item_id", maintain_order=True).agg(
+        pl.col(name).drop_nulls().first() for name in others
+    )
+
+
+def sequences_frame(users: list[str], sequences: list[list[str]]) -> pl.DataFrame:
+    """Interactions from one list of items per user, in order; `line` numbers the users."""
+    return (
+        pl.DataFrame(
+            {"user_id": users, "item_id": sequences},
+            schema={"user_id": pl.String, "item_id": pl.List(pl.String)},
+        )
+        .with_row_index(LINE, offset=1)
+        .explode("item_id", empty_as_null=False)
+        .with_columns(position=pl.int_range(pl.len(), dtype=pl.Int64))
+    )

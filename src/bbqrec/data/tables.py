@@ -1,0 +1,146 @@
+"""Our dataset folder, and tables with any column names: CSV, TSV, JSON lines, Parquet."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from bbqrec.data.raw import (
+    LOG_COLUMNS,
+    ImageFiles,
+    ImageTable,
+    RawData,
+    first_known,
+    ids_as_strings,
+    map_columns,
+    require_log_columns,
+)
+from bbqrec.data.records import LINE, Layout, Rejected, base_name, read_chunks
+from bbqrec.errors import DataError
+
+SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
+INTERACTION_STEMS = ("interactions", "ratings", "events", "reviews")
+ITEM_STEMS = ("items", "movies", "products", "metadata")
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+
+
+def find_table(folder: Path, stems: tuple[str, ...]) -> Path | None:
+    """The table in `folder` that goes by one of these names, whatever its suffix."""
+    files = {base_name(path): path for path in sorted(folder.iterdir()) if path.is_file()}
+    names = (stem + suffix for stem in stems for suffix in SUFFIXES)
+    return next((files[name] for name in names if name in files), None)
+
+
+def read_folder(
+    folder: Path, columns: dict[str, str], layout: Layout, rejected: Rejected
+) -> RawData:
+    """A folder with a table of interactions and, where there are any, items and images."""
+    log_path = find_table(folder, INTERACTION_STEMS)
+    if log_path is None:
+        raise DataError(
+            f"{folder} has no table of interactions; a dataset folder holds interactions.parquet "
+            "(or .csv, .tsv, .jsonl) and, if there are any, items and images"
+        )
+    item_path = find_table(folder, ITEM_STEMS)
+    if item_path is None:
+        return _with_images(read_table(log_path, columns, layout, rejected), folder)
+    interactions, _ = _read_log(log_path, columns, layout, rejected, with_items=False)
+    items = read_items(item_path, columns, layout, rejected)
+    raw = RawData(interactions, items, _image_paths(items, folder), log_path, "folder")
+    return _with_images(raw, folder)
+
+
+def read_table(path: Path, columns: dict[str, str], layout: Layout, rejected: Rejected) -> RawData:
+    """One table of interactions; further columns describe the item, an image path among them."""
+    interactions, items = _read_log(path, columns, layout, rejected, with_items=True)
+    images = None if items is None else _image_paths(items, path.parent)
+    return RawData(interactions, items, images, path, "table")
+
+
+def read_items(
+    path: Path, columns: dict[str, str], layout: Layout, rejected: Rejected
+) -> pl.DataFrame:
+    """One row per item; `image` holds the path of its picture where the table names one."""
+    chunks = []
+    for chunk in read_chunks(path, layout, rejected):
+        found = map_columns(path, chunk.columns, columns, ("item_id", "image"))
+        if "item_id" not in found:
+            there = ", ".join(name for name in chunk.columns if name != LINE)
+            raise DataError(
+                f"{path} has no column item_id; it has: {there}; name the one to use with "
+                'columns = { item_id = "..." }'
+            )
+        chunks.append(_item_columns(path, chunk, found, drop=()))
+    return first_known(pl.concat(chunks, how="diagonal_relaxed"))
+
+
+def _read_log(
+    path: Path, columns: dict[str, str], layout: Layout, rejected: Rejected, *, with_items: bool
+) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    logs, items = [], pl.DataFrame(schema={"item_id": pl.String})
+    for chunk in read_chunks(path, layout, rejected):
+        found = map_columns(path, chunk.columns, columns, (*LOG_COLUMNS, "image"))
+        require_log_columns(path, found, chunk.columns)
+        log = chunk.select(LINE, **{o: pl.col(t) for o, t in found.items() if o in LOG_COLUMNS})
+        logs.append(ids_as_strings(path, log, ("user_id", "item_id")))
+        if with_items:
+            drop = [theirs for ours, theirs in found.items() if ours not in ("item_id", "image")]
+            described = _item_columns(path, chunk, found, drop)
+            if len(described.columns) > 1:
+                items = first_known(pl.concat([items, described], how="diagonal_relaxed"))
+    has_items = len(items.columns) > 1
+    return pl.concat(logs, how="diagonal_relaxed"), items if has_items else None
+
+
+def _item_columns(
+    path: Path, chunk: pl.DataFrame, found: Mapping[str, str], drop: tuple[str, ...] | list[str]
+) -> pl.DataFrame:
+    renamed = {found[ours]: ours for ours in ("item_id", "image") if ours in found}
+    others = [name for name in chunk.columns if name not in {LINE, *drop, *renamed}]
+    frame = chunk.select(
+        pl.col(found["item_id"]).alias("item_id"),
+        *(pl.col(theirs).alias(ours) for theirs, ours in renamed.items() if ours == "image"),
+        *others,
+    )
+    frame = ids_as_strings(path, frame, ("item_id",))
+    # An empty field is an unknown value, so that another row of the same item can fill it.
+    return frame.with_columns(
+        pl.when(pl.col(pl.String).str.strip_chars() != "").then(pl.col(pl.String))
+    ).filter(pl.col("item_id").is_not_null())
+
+
+def _image_paths(items: pl.DataFrame, root: Path) -> ImageFiles | None:
+    if "image" not in items.columns or items.schema["image"] != pl.String:
+        return None
+    known = items.select("item_id", "image").drop_nulls()
+    return ImageFiles(root, known["item_id"].to_list(), known["image"].to_list())
+
+
+def _with_images(raw: RawData, folder: Path) -> RawData:
+    """`raw` with the images of images.parquet or of the folder images/, if there are any."""
+    table, directory = folder / "images.parquet", folder / "images"
+    if table.is_file():
+        return raw._replace(images=image_table(table))
+    if raw.images is None and directory.is_dir():
+        return raw._replace(images=files_named_by_item(directory))
+    return raw
+
+
+def files_named_by_item(directory: Path) -> ImageFiles:
+    """The image files of a folder, each named by its item: `B004.jpg` is the image of B004."""
+    files = [p for p in sorted(directory.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES]
+    return ImageFiles(directory, [path.stem for path in files], [path.name for path in files])
+
+
+def image_table(path: Path) -> ImageTable:
+    """A Parquet file with `item_id` and one column of bytes, whatever that is called."""
+    try:
+        schema = pl.read_parquet_schema(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from None
+    binary = [name for name, dtype in schema.items() if dtype == pl.Binary]
+    if "item_id" not in schema or not binary:
+        raise DataError(
+            f"{path} must have the columns item_id and bytes; it has: {', '.join(schema)}"
+        )
+    return ImageTable(path, "bytes" if "bytes" in binary else binary[0])
