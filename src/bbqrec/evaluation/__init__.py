@@ -1,0 +1,34 @@
+"""Rankings -> metrics, under one protocol that makes models comparable."""
+
+from bbqrec.evaluation.bootstrap import Intervals, bootstrap_intervals
+from bbqrec.evaluation.environment import environment
+from bbqrec.evaluation.metrics import metric_values, target_ranks
+from bbqrec.evaluation.protocol import (
+    HISTORY_SETTINGS,
+    EvaluationConfig,
+    count_repeat_targets,
+    evaluate,
+    quick_metrics,
+    sample_cases,
+    score_ranks,
+)
+from bbqrec.evaluation.results import Evaluation, Interval, ModelResult, Scores
+
+__all__ = [
+    "HISTORY_SETTINGS",
+    "Evaluation",
+    "EvaluationConfig",
+    "Interval",
+    "Intervals",
+    "ModelResult",
+    "Scores",
+    "bootstrap_intervals",
+    "count_repeat_targets",
+    "environment",
+    "evaluate",
+    "metric_values",
+    "quick_metrics",
+    "sample_cases",
+    "score_ranks",
+    "target_ranks",
+]
