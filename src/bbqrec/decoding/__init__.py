@@ -1,13 +1,13 @@
 """Decoding: next-code scores -> ranked, existing items."""
 
 from bbqrec.decoding.beam_search import beam_search
+from bbqrec.decoding.config import RankingConfig
 from bbqrec.decoding.exhaustive import score_every_item
 from bbqrec.decoding.prefix_index import PrefixIndex
 from bbqrec.decoding.rankers import (
     BothRanker,
     DenseRanker,
     GenerativeRanker,
-    RankingConfig,
     make_ranker,
 )
 from bbqrec.decoding.scorer import CodeScorer, DenseModel, GenerativeModel, TwoScoreModel

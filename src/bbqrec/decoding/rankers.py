@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int
-from pydantic import Field
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from bbqrec.config import Config
 from bbqrec.decoding.beam_search import beam_search
+from bbqrec.decoding.config import RankingConfig
 from bbqrec.decoding.exhaustive import largest_extension, score_every_item
 from bbqrec.decoding.prefix_index import PrefixIndex
 from bbqrec.decoding.scorer import DenseModel, GenerativeModel, RankingModel, TwoScoreModel
@@ -24,21 +22,6 @@ SHOW_PROGRESS_FROM = 5  # batches
 MAX_EXHAUSTIVE_FLOATS = 2**26
 
 Answer = Callable[[Histories, Tensor, Tensor], Ranking]
-
-
-class RankingConfig(Config):
-    """How a trained model's scores become a ranking."""
-
-    rank_by: Literal["generative", "dense", "both"] = "dense"
-    beam_width: int = Field(50, ge=1)
-    """Prefixes kept per level (`generative`); more are kept if more items are asked for."""
-    exhaustive: bool = False
-    """Score every item exactly instead of searching (`generative`)."""
-    num_candidates: int = Field(100, ge=1)
-    """Length of the dense short list (`both`)."""
-    generative_weight: float = Field(1.0, ge=0)
-    """What the generative log-probability counts beside the dense one (`both`)."""
-    batch_size: int = Field(128, ge=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +55,7 @@ class GenerativeRanker:
         def search(batch: Histories, items: Tensor, lengths: Tensor) -> Ranking:
             session = self.model.begin(items, lengths)
             if self.beam_width is None:
-                scores = score_every_item(session, index)
+                scores = _numbers(score_every_item(session, index))
                 return top_items(scores, batch, k, exclude_seen=exclude_seen)
             excluded = batch if exclude_seen else None
             width = max(self.beam_width, k)
@@ -107,7 +90,7 @@ class DenseRanker:
         mask = None if allowed is None else allowed.to(self.device)
 
         def search(batch: Histories, items: Tensor, lengths: Tensor) -> Ranking:
-            scores = self.model.dense_scores(items, lengths)
+            scores = _numbers(self.model.dense_scores(items, lengths))
             return top_items(scores, batch, k, exclude_seen=exclude_seen, allowed=mask)
 
         return _rank_in_batches(self.model, search, histories, k, self.batch_size, self.device)
@@ -145,7 +128,7 @@ class BothRanker:
         width = min(max(self.num_candidates, k), self.num_items)
 
         def search(batch: Histories, items: Tensor, lengths: Tensor) -> Ranking:
-            dense = self.model.dense_scores(items, lengths)
+            dense = _numbers(self.model.dense_scores(items, lengths))
             short_list = top_items(dense, batch, width, exclude_seen=exclude_seen, allowed=mask)
             # In order of item number, so that the stable sort below breaks ties by it.
             candidates, order = short_list.items.sort(dim=1)
@@ -197,7 +180,8 @@ def _rank_in_batches(
 ) -> Ranking:
     """Answer all users, those with histories of like length together; the result is on the CPU."""
     lengths = histories.offsets.diff().clamp(max=model.max_history)
-    batches = torch.split(lengths.argsort(stable=True, descending=True), batch_size)
+    users_by_length = lengths.argsort(stable=True, descending=True)
+    batches = torch.split(users_by_length, batch_size) if len(lengths) else ()
     ranked = torch.full((histories.num_users, k), -1, dtype=torch.int64)
     scores = torch.full((histories.num_users, k), -torch.inf)
     shown: Iterable[Tensor] = batches
@@ -210,15 +194,20 @@ def _rank_in_batches(
             for users in shown:
                 batch = _take(histories, users).to(device)
                 found = search(batch, *batch.latest(model.max_history))
-                ranked[users], scores[users] = found.items.cpu(), found.scores.float().cpu()
+                ranked[users] = found.items.cpu()
+                scores[users] = _numbers(found.scores).float().cpu()
     finally:
         model.train(was_training)
+    return Ranking(ranked, scores)
+
+
+def _numbers(scores: Float[Tensor, "batch item"]) -> Float[Tensor, "batch item"]:
     if scores.isnan().any():
         raise TrainingDivergedError(
             "the model's scores are not numbers (NaN), so nothing can be ranked by them; "
             "train it again with a lower learning rate or restore an earlier checkpoint"
         )
-    return Ranking(ranked, scores)
+    return scores
 
 
 def _take(histories: Histories, users: Int[Tensor, "user"]) -> Histories:

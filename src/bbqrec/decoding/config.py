@@ -1,0 +1,22 @@
+"""Settings of ranking: which score decides, and how hard the search looks."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from bbqrec.config import Config
+
+
+class RankingConfig(Config):
+    """Rank by the dense score, by the generated semantic ID, or by both together."""
+
+    rank_by: Literal["generative", "dense", "both"] = "dense"
+    beam_width: int = Field(50, ge=1)
+    """Prefixes kept per level (`generative`); more are kept if more items are asked for."""
+    exhaustive: bool = False
+    """Score every item exactly instead of searching (`generative`)."""
+    num_candidates: int = Field(100, ge=1)
+    """How many items the dense score hands to `both`."""
+    generative_weight: float = Field(0.2, ge=0)
+    """What the generative log-probability counts beside the dense one in `both`."""
+    batch_size: int = Field(256, ge=1)

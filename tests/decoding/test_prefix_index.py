@@ -1,0 +1,147 @@
+from collections import defaultdict
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_models import random_ids
+
+from bbqrec.decoding import PrefixIndex
+from bbqrec.ranking import Histories
+from bbqrec.semantic_ids import SemanticIds
+
+num_items = st.integers(1, 40)
+codebook_sizes = st.lists(st.sampled_from([1, 2, 3, 256, 257, 40_000]), min_size=1, max_size=4).map(
+    tuple
+)
+seeds = st.integers(0, 2**31)
+
+
+def items_below(ids: SemanticIds, level: int) -> dict[tuple[int, ...], list[int]]:
+    """The trie as a dictionary: every prefix of this many codes with its items."""
+    below = defaultdict(list)
+    for item, codes in enumerate(ids.codes.tolist()):
+        below[tuple(codes[:level])].append(item)
+    return dict(sorted(below.items()))
+
+
+def prefixes(index: PrefixIndex) -> list[list[tuple[int, ...]]]:
+    """The prefix at every node of every level, read by walking the index from its root."""
+    found: list[list[tuple[int, ...]]] = [[()]]
+    for level in index.levels:
+        bounds, codes = level.first_edge.tolist(), level.codes.tolist()
+        assert bounds[0] == 0
+        assert bounds[-1] == len(codes)
+        found.append(
+            [
+                (*prefix, code)
+                for prefix, begin, end in zip(found[-1], bounds, bounds[1:], strict=False)
+                for code in codes[begin:end]
+            ]
+        )
+    return found
+
+
+@settings(deadline=None, max_examples=50)
+@given(num_items, codebook_sizes, seeds)
+def test_the_index_is_the_trie_of_the_catalog_and_nothing_else(
+    num_items: int, codebook_sizes: tuple[int, ...], seed: int
+) -> None:
+    ids = random_ids(num_items, codebook_sizes, seed=seed)
+    index = PrefixIndex.build(ids)
+
+    *inner, leaves = prefixes(index)
+
+    for level, nodes in enumerate(inner):
+        assert nodes == list(items_below(ids, level))
+    expected = sorted((tuple(codes), item) for item, codes in enumerate(ids.codes.tolist()))
+    assert list(zip(leaves, index.items.tolist(), strict=True)) == expected
+    assert index.items[index.places].tolist() == list(range(len(ids)))
+
+
+@settings(deadline=None, max_examples=50)
+@given(num_items, codebook_sizes, seeds, st.data())
+def test_restricting_equals_building_from_the_allowed_items_alone(
+    num_items: int, codebook_sizes: tuple[int, ...], seed: int, data: st.DataObject
+) -> None:
+    ids = random_ids(num_items, codebook_sizes, seed=seed)
+    flags = data.draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
+    allowed = torch.tensor(flags)
+
+    index = PrefixIndex.build(ids).restrict(allowed)
+
+    expected = PrefixIndex.build(SemanticIds(ids.codes[allowed], ids.codebook_sizes))
+    kept = allowed.nonzero().squeeze(1)
+    assert index.items.tolist() == kept[expected.items].tolist()
+    assert index.num_items == len(ids)
+    assert (index.places >= 0).tolist() == flags
+    for level, expected_level in zip(index.levels, expected.levels, strict=True):
+        assert level.codes.tolist() == expected_level.codes.tolist()
+        assert level.fan_out == expected_level.fan_out
+        if any(flags):  # without items, the root of one exists and that of the other does not
+            assert level.first_edge.tolist() == expected_level.first_edge.tolist()
+
+
+@settings(deadline=None, max_examples=50)
+@given(num_items, codebook_sizes, seeds, st.data())
+def test_an_edge_is_blocked_when_only_excluded_items_lie_behind_it(
+    num_items: int, codebook_sizes: tuple[int, ...], seed: int, data: st.DataObject
+) -> None:
+    ids = random_ids(num_items, codebook_sizes, seed=seed)
+    some_item = st.integers(0, len(ids) - 1)
+    rows = data.draw(st.lists(st.lists(some_item, max_size=60), min_size=1, max_size=4))
+    lengths = torch.tensor([0, *map(len, rows)])
+    flat = torch.tensor([item for row in rows for item in row], dtype=torch.int64)
+    allowed = torch.rand(len(ids), generator=torch.Generator().manual_seed(len(flat))) < 0.8
+    index = PrefixIndex.build(ids).restrict(allowed)
+
+    blocked = index.blocked_by(Histories(flat, lengths.cumsum(0)))
+
+    nodes = prefixes(index)
+    for depth, level in enumerate(blocked):
+        edges = index.levels[depth].first_edge[level.nodes] + level.slots
+        is_last = depth == ids.num_levels - 1
+        names = index.items.tolist() if is_last else nodes[depth + 1]
+        found = sorted(
+            (user, names[edge])
+            for user, edge in zip(level.users.tolist(), edges.tolist(), strict=True)
+        )
+        below = items_below(ids, depth + 1)
+        reachable = {name: {i for i in items if allowed[i]} for name, items in below.items()}
+        if is_last:
+            reachable = {i: {i} for items in reachable.values() for i in items}
+        expected = sorted(
+            (user, name)
+            for user, row in enumerate(rows)
+            for name, items in reachable.items()
+            if items and items <= set(row)
+        )
+        assert found == expected
+
+
+def test_a_code_takes_one_byte_where_the_codebook_allows_it() -> None:
+    ids = random_ids(20_000, (256, 256, 256, 257), seed=0)
+
+    index = PrefixIndex.build(ids)
+
+    assert [level.codes.element_size() for level in index.levels] == [1, 1, 1, 2]
+    assert index.num_bytes / len(ids) < 20
+
+
+def test_an_index_already_on_its_device_is_not_copied() -> None:
+    index = PrefixIndex.build(random_ids(5, (3, 3), seed=0))
+
+    assert index.to("cpu") is index
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_moving_to_a_gpu_keeps_every_table() -> None:
+    index = PrefixIndex.build(random_ids(500, (8, 8, 8), seed=0))
+
+    back = index.to("cuda").to("cpu")
+
+    assert torch.equal(back.items, index.items)
+    assert all(
+        torch.equal(a.codes, b.codes) for a, b in zip(back.levels, index.levels, strict=True)
+    )
