@@ -10,9 +10,10 @@ from bbqrec.evaluation.protocol import (
     evaluate,
     quick_metrics,
     sample_cases,
-    score_ranks,
 )
-from bbqrec.evaluation.results import Evaluation, Interval, ModelResult, Scores
+from bbqrec.evaluation.results import Evaluation, ModelResult
+from bbqrec.evaluation.scores import Interval, Scores, score_ranks
+from bbqrec.evaluation.tables import markdown_tables, overall_table, slice_table
 
 __all__ = [
     "HISTORY_SETTINGS",
@@ -26,9 +27,12 @@ __all__ = [
     "count_repeat_targets",
     "environment",
     "evaluate",
+    "markdown_tables",
     "metric_values",
+    "overall_table",
     "quick_metrics",
     "sample_cases",
     "score_ranks",
+    "slice_table",
     "target_ranks",
 ]

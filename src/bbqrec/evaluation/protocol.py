@@ -6,19 +6,19 @@ did before the target, the validation item included, and no model is trained aga
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bbqrec.config import Config
 from bbqrec.data import Cases, Dataset
 from bbqrec.errors import ConfigError, DataError, RequestError
-from bbqrec.evaluation.bootstrap import Intervals, bootstrap_intervals
 from bbqrec.evaluation.metrics import METRIC_PATTERN, metric_cutoff, metric_values, target_ranks
-from bbqrec.evaluation.results import Evaluation, Interval, ModelResult, Scores
+from bbqrec.evaluation.results import Evaluation, ModelResult
+from bbqrec.evaluation.scores import Scores, score_ranks
 from bbqrec.evaluation.slices import Slices, slice_cases
 from bbqrec.progress import Tracker, tracker
 from bbqrec.ranking import Histories, Ranker
@@ -33,6 +33,7 @@ class EvaluationConfig(Config):
     """What is measured; the cases and candidates are the dataset's.
 
     Args:
+        main_metric: one of both lists, in which tables compare models with the reference.
         list_length: how many items a person sees; for coverage and novelty.
         popularity_bands: slices by the target's training count hold equally many items.
         history_edges: the last history length of each slice but the longest.
@@ -51,6 +52,7 @@ class EvaluationConfig(Config):
         "mrr@20",
     )
     slice_metrics: tuple[MetricName, ...] = ("recall@10", "ndcg@10")
+    main_metric: MetricName = "ndcg@10"
     list_length: int = Field(default=10, ge=1)
     num_bootstrap: int = Field(default=1000, ge=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)
@@ -58,6 +60,14 @@ class EvaluationConfig(Config):
     history_edges: tuple[Annotated[int, Field(ge=0)], ...] = (5, 10, 20, 50)
     batch_size: int = Field(default=256, ge=1)
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _main_metric_is_measured(self) -> Self:
+        if self.main_metric not in self.metrics or self.main_metric not in self.slice_metrics:
+            raise ValueError(
+                f"main_metric {self.main_metric!r} must be among metrics and slice_metrics"
+            )
+        return self
 
     @property
     def depth(self) -> int:
@@ -121,6 +131,7 @@ def evaluate(
     return Evaluation(
         split=split,
         reference=reference,
+        main_metric=config.main_metric,
         protocol=_protocol(dataset, config),
         num_cases=len(cases),
         num_items=dataset.num_items,
@@ -128,53 +139,6 @@ def evaluate(
         models={name: {s: results[s][name] for s in HISTORY_SETTINGS} for name in rankers},
         ranks={name: {s: ranked[s][name].ranks for s in HISTORY_SETTINGS} for name in rankers},
     )
-
-
-def score_ranks(
-    ranks: Mapping[str, NDArray[np.int64]],
-    metrics: tuple[str, ...],
-    *,
-    reference: str | None = None,
-    num_bootstrap: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Scores]:
-    """Metrics with intervals for models whose target ranks (1-based, 0 absent) are known.
-
-    Also compares models evaluated at different times, as long as the cases were the same.
-    """
-    values = {
-        name: np.stack([metric_values(rank, metric) for metric in metrics], axis=1)
-        for name, rank in ranks.items()
-    }  # model -> (case, metric)
-    others = [] if reference is None else [name for name in values if name != reference]
-    columns = [*values.values(), *(values[name] - values[str(reference)] for name in others)]
-    intervals = bootstrap_intervals(
-        np.concatenate(columns, axis=1),
-        np.random.default_rng(seed),
-        num_resamples=num_bootstrap,
-        confidence=confidence,
-    )
-    blocks = [_block(intervals, metrics, index) for index in range(len(columns))]
-    differences = dict(zip(others, blocks[len(values) :], strict=True))
-    return {
-        name: Scores(
-            num_cases=len(ranks[name]), metrics=block, difference=differences.get(name, {})
-        )
-        for name, block in zip(values, blocks, strict=False)
-    }
-
-
-def _block(intervals: Intervals, metrics: tuple[str, ...], index: int) -> dict[str, Interval]:
-    start = index * len(metrics)
-    return {
-        metric: Interval(
-            mean=float(intervals.mean[column]),
-            low=float(intervals.low[column]),
-            high=float(intervals.high[column]),
-        )
-        for column, metric in enumerate(metrics, start)
-    }
 
 
 def sample_cases(cases: Cases, num: int, seed: int) -> Cases:

@@ -5,27 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from bbqrec.config import Config
-
-
-class Interval(Config):
-    """A mean over cases and the ends of its bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-class Scores(Config):
-    """Metrics of one model on one group of cases.
-
-    Args:
-        difference: this model's metric minus the reference's, paired case by case; empty for the
-            reference itself and where there is none.
-    """
-
-    num_cases: int
-    metrics: dict[str, Interval]
-    difference: dict[str, Interval] = Field(default={})
+from bbqrec.evaluation.scores import Scores
 
 
 class ModelResult(Config):
@@ -62,6 +42,7 @@ class Evaluation(Config):
 
     split: str
     reference: str | None
+    main_metric: str
     protocol: dict[str, Any]
     num_cases: int
     num_items: int

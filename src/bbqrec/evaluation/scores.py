@@ -1,0 +1,79 @@
+"""Metrics with intervals, from the ranks of the targets."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from bbqrec.config import Config
+from bbqrec.evaluation.bootstrap import Intervals, bootstrap_intervals
+from bbqrec.evaluation.metrics import metric_values
+
+
+class Interval(Config):
+    """A mean over cases and the ends of its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Scores(Config):
+    """Metrics of one model on one group of cases.
+
+    Args:
+        difference: this model's metric minus the reference's, paired case by case; empty for the
+            reference itself and where there is none.
+    """
+
+    num_cases: int
+    metrics: dict[str, Interval]
+    difference: dict[str, Interval] = Field(default={})
+
+
+def score_ranks(
+    ranks: Mapping[str, NDArray[np.int64]],
+    metrics: tuple[str, ...],
+    *,
+    reference: str | None = None,
+    num_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Scores]:
+    """Metrics with intervals for models whose target ranks (1-based, 0 absent) are known.
+
+    Also compares models evaluated at different times, as long as the cases were the same.
+    """
+    values = {
+        name: np.stack([metric_values(rank, metric) for metric in metrics], axis=1)
+        for name, rank in ranks.items()
+    }  # model -> (case, metric)
+    others = [] if reference is None else [name for name in values if name != reference]
+    columns = [*values.values(), *(values[name] - values[str(reference)] for name in others)]
+    intervals = bootstrap_intervals(
+        np.concatenate(columns, axis=1),
+        np.random.default_rng(seed),
+        num_resamples=num_bootstrap,
+        confidence=confidence,
+    )
+    blocks = [_block(intervals, metrics, index) for index in range(len(columns))]
+    differences = dict(zip(others, blocks[len(values) :], strict=True))
+    return {
+        name: Scores(
+            num_cases=len(ranks[name]), metrics=block, difference=differences.get(name, {})
+        )
+        for name, block in zip(values, blocks, strict=False)
+    }
+
+
+def _block(intervals: Intervals, metrics: tuple[str, ...], index: int) -> dict[str, Interval]:
+    start = index * len(metrics)
+    return {
+        metric: Interval(
+            mean=float(intervals.mean[column]),
+            low=float(intervals.low[column]),
+            high=float(intervals.high[column]),
+        )
+        for column, metric in enumerate(metrics, start)
+    }

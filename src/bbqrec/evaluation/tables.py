@@ -1,0 +1,131 @@
+"""Evaluations for the eye: tables for the terminal, and the same ones in Markdown."""
+
+from typing import NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+
+from bbqrec.errors import ConfigError
+from bbqrec.evaluation.results import Evaluation
+from bbqrec.evaluation.scores import Interval
+
+SETTING_TITLES = {
+    "kept": "history items kept among the candidates",
+    "filtered": "history items removed from the candidates",
+}
+
+
+class _Cell(NamedTuple):
+    text: str
+    is_best: bool = False
+
+
+class _Grid(NamedTuple):
+    """A table before it has a form; the first column names the row."""
+
+    title: str
+    header: list[str]
+    rows: list[list[_Cell]]
+
+
+def overall_table(
+    evaluation: Evaluation, setting: str, *, metrics: tuple[str, ...] | None = None
+) -> Table:
+    """Models by metrics under one setting of the history filter; the best mean is bold.
+
+    Each cell is the mean with its bootstrap interval. With a reference a last column gives the
+    paired difference in the main metric. `metrics` chooses columns; None takes all.
+    """
+    return _rich(_overall(evaluation, setting, metrics))
+
+
+def slice_table(
+    evaluation: Evaluation, setting: str, kind: str, *, metric: str | None = None
+) -> Table:
+    """Models by the slices of one kind, for example `target popularity`, in the main metric."""
+    return _rich(_slices(evaluation, setting, kind, metric or evaluation.main_metric))
+
+
+def markdown_tables(evaluation: Evaluation) -> str:
+    """Every table of an evaluation in Markdown: overall, then each kind of slice."""
+    grids = []
+    for setting in SETTING_TITLES:
+        grids.append(_overall(evaluation, setting, None))
+        first = next(iter(evaluation.models.values()))[setting]
+        for kind, groups in first.slices.items():
+            for metric in next(iter(groups.values())).metrics:
+                grids.append(_slices(evaluation, setting, kind, metric))
+    repeats = evaluation.num_repeat_targets
+    note = f"{repeats} of {evaluation.num_cases} targets are items of their own history."
+    return "\n\n".join([*map(_markdown, grids), note]) + "\n"
+
+
+def _overall(evaluation: Evaluation, setting: str, metrics: tuple[str, ...] | None) -> _Grid:
+    results = {name: by_setting[setting] for name, by_setting in evaluation.models.items()}
+    known = tuple(next(iter(results.values())).overall.metrics)
+    names = metrics or known
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"{unknown[0]} was not measured; measured are {', '.join(known)}")
+    columns = [
+        _column([result.overall.metrics[name] for result in results.values()]) for name in names
+    ]
+    header = ["model", *names, "coverage", "novelty (bits)"]
+    columns.append([_Cell(f"{result.coverage:.3f}") for result in results.values()])
+    columns.append([_Cell(f"{result.novelty_bits:.2f}") for result in results.values()])
+    if evaluation.reference is not None:
+        main = evaluation.main_metric
+        header.append(f"{main} against {evaluation.reference}")
+        differences = [result.overall.difference.get(main) for result in results.values()]
+        columns.append([_Cell(_signed(d) if d else "") for d in differences])
+    title = f"{evaluation.split}, {evaluation.num_cases} users, {SETTING_TITLES[setting]}"
+    return _grid(title, header, list(results), columns)
+
+
+def _slices(evaluation: Evaluation, setting: str, kind: str, metric: str) -> _Grid:
+    results = {name: models[setting].slices[kind] for name, models in evaluation.models.items()}
+    groups = next(iter(results.values()))
+    header = ["model", *(f"{label} ({group.num_cases})" for label, group in groups.items())]
+    columns = [
+        _column([result[label].metrics[metric] for result in results.values()]) for label in groups
+    ]
+    title = f"{metric} by {kind} (users), {SETTING_TITLES[setting]}"
+    return _grid(title, header, list(results), columns)
+
+
+def _grid(title: str, header: list[str], names: list[str], columns: list[list[_Cell]]) -> _Grid:
+    rows = [
+        [_Cell(name), *cells] for name, cells in zip(names, zip(*columns, strict=True), strict=True)
+    ]
+    return _Grid(title, header, rows)
+
+
+def _column(intervals: list[Interval]) -> list[_Cell]:
+    best = max(interval.mean for interval in intervals)
+    return [
+        _Cell(f"{i.mean:.4f} [{i.low:.4f}, {i.high:.4f}]", is_best=i.mean == best and best > 0)
+        for i in intervals
+    ]
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+
+
+def _rich(grid: _Grid) -> Table:
+    # Text, not str: rich would read the brackets of an interval as markup.
+    table = Table(title=Text(grid.title), title_justify="left")
+    for index, name in enumerate(grid.header):
+        table.add_column(Text(name), justify="left" if index == 0 else "right")
+    for row in grid.rows:
+        table.add_row(*(Text(cell.text, style="bold" if cell.is_best else "") for cell in row))
+    return table
+
+
+def _markdown(grid: _Grid) -> str:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rows = [[f"**{c.text}**" if c.is_best else c.text for c in row] for row in grid.rows]
+    rule = "| --- |" + " ---: |" * (len(grid.header) - 1)
+    return "\n".join([f"{grid.title}:", "", line(grid.header), rule, *map(line, rows)])
