@@ -1,0 +1,104 @@
+"""Settings of the tokenizer, whichever method turns features into semantic IDs."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bbqrec.config import Config
+
+Method = Literal["bbqrec", "rq_vae", "rq_kmeans"]
+Layout = Literal["fused", "per_stream", "id_last", "cascade"]
+
+
+class TokenizerConfig(Config):
+    """How items become semantic IDs; ablations are plain values of these fields.
+
+    No behavior-aligned encoders: `behavior_aligned = false`. No CLUB: `w_mi = 0`. Separate
+    codebooks: `shared_codebook = false`. No item vector: `use_id = false`. No sequence-to-item
+    contrast: `w_s = 0`.
+    """
+
+    method: Method = "bbqrec"
+    """bbqrec: behavior-bound; rq_vae: on content alone; rq_kmeans: PCA, then k-means levels."""
+    layout: Layout = "fused"
+    """How the streams (modalities, then the item vector) share one semantic ID."""
+    modalities: tuple[str, ...] | None = Field(None, min_length=1)
+    """Which features to read; None reads all."""
+    gate: Literal["equal", "learned"] = "equal"
+    """Weights of the streams in the fused stream."""
+
+    num_levels: int = Field(4, ge=1)
+    codebook_size: int | tuple[int, ...] = 256
+    """Codes per level: one number for all levels, or one each."""
+    dim: int = Field(32, ge=2)
+
+    encoder_dims: tuple[int, ...] = (512, 256, 128)
+    """Hidden widths of the behavior-aligned encoders, and of RQ-VAE's encoder and decoder."""
+    specific_encoder_dims: tuple[int, ...] = (512, 256)
+    specific_dim: int = Field(64, ge=1)
+    decoder_dims: tuple[int, ...] = (256, 512)
+
+    use_id: bool = True
+    id_dropout: float = Field(0.2, ge=0, lt=1)
+    behavior_aligned: bool = True
+    shared_codebook: bool = True
+
+    w_s: float = Field(1.0, ge=0)
+    """Weight of the sequence-to-item contrast."""
+    w_x: float = Field(0.25, ge=0)
+    """Weight of the pull of each stream to the others' code vectors."""
+    w_mi: float = Field(0.1, ge=0)
+    """Weight of the mutual information between aligned and specific vectors, once ramped up."""
+    w_mi_ramp_epochs: int = Field(10, ge=0)
+    commitment: float = Field(0.25, ge=0)
+    temperature: float = Field(0.07, gt=0)
+
+    max_history: int = Field(20, ge=1)
+    """Longest stretch of a history that one training window predicts over."""
+    sequence_layers: int = Field(2, ge=1)
+    sequence_heads: int = Field(2, ge=1)
+    sequence_dim: int = Field(64, ge=2)
+    sequence_dropout: float = Field(0.1, ge=0, lt=1)
+
+    epochs: int = Field(30, ge=1)
+    """An epoch reads one window of every user; for rq_vae, every item once."""
+    unquantized_epochs: int = Field(5, ge=0)
+    """First epochs, with vectors in place of their code vectors; then codebooks by k-means.
+    At most half of `epochs`."""
+    batch_size: int = Field(256, ge=2)
+    """Windows (rq_vae: items) in a batch."""
+    catalog_draws: int = Field(512, ge=2)
+    """Items drawn uniformly into every batch; the softmax is full where the catalog fits."""
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    club_learning_rate: float = Field(1e-3, gt=0)
+    club_steps: int = Field(1, ge=1)
+    club_steps_unquantized: int = Field(5, ge=1)
+    revive_after: int = Field(300, ge=1)
+    """Steps without use after which a code is replaced by a residual of its level."""
+    kmeans_iterations: int = Field(20, ge=1)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "TokenizerConfig":
+        if len(self.codebook_sizes) != self.num_levels:
+            raise ValueError(
+                f"codebook_size names {len(self.codebook_sizes)} levels, num_levels is "
+                f"{self.num_levels}; give one size for all levels or one for each"
+            )
+        if min(self.codebook_sizes) < 2:
+            raise ValueError("codebook_size must be at least 2 at every level")
+        if self.sequence_dim % self.sequence_heads:
+            raise ValueError("sequence_dim must be a multiple of sequence_heads")
+        return self
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Codes of each level."""
+        if isinstance(self.codebook_size, int):
+            return (self.codebook_size,) * self.num_levels
+        return self.codebook_size
+
+    @property
+    def quantized_from(self) -> int:
+        """The first epoch, from 0, that quantizes."""
+        return min(self.unquantized_epochs, self.epochs // 2)

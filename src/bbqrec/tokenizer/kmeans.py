@@ -1,0 +1,78 @@
+"""k-means with its heavy step as one matrix product, and level by level on residuals."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+CHUNK_ROWS = 65536
+
+
+def nearest(
+    vectors: Float[Tensor, "row dim"], centers: Float[Tensor, "code dim"]
+) -> Int[Tensor, "row"]:
+    """The nearest center of every row, by ||c||^2 - 2 v.c (the term ||v||^2 decides nothing)."""
+    half_norms = centers.square().sum(-1) / 2
+    chunks = [
+        torch.addmm(half_norms, chunk, centers.T, alpha=-1).argmin(-1)
+        for chunk in torch.split(vectors, CHUNK_ROWS)
+    ]
+    return torch.cat(chunks) if chunks else vectors.new_zeros(0, dtype=torch.long)
+
+
+def kmeans(
+    vectors: Float[Tensor, "row dim"],
+    num_centers: int,
+    *,
+    iterations: int,
+    generator: torch.Generator,
+) -> Float[Tensor, "code dim"]:
+    """Centers by Lloyd's algorithm, started from distinct random rows.
+
+    An empty cluster restarts at one of the rows farthest from their centers. With fewer rows
+    than centers the surplus centers are rows repeated with a little noise.
+
+    Args:
+        generator: a CPU generator, so that every device starts from the same rows.
+    """
+    num_rows = len(vectors)
+    order = torch.randperm(num_rows, generator=generator)
+    centers = vectors[order[torch.arange(num_centers) % num_rows].to(vectors.device)].clone()
+    surplus = max(0, num_centers - num_rows)
+    noise = torch.randn(surplus, vectors.shape[1], generator=generator).to(vectors)
+    spread = vectors.std(unbiased=False).clamp(min=1e-6)
+    centers[num_centers - surplus :] += 0.01 * spread * noise
+    if surplus:
+        return centers
+
+    for _ in range(iterations):
+        assigned = nearest(vectors, centers)
+        counts = torch.bincount(assigned, minlength=num_centers)
+        sums = torch.zeros_like(centers).index_add_(0, assigned, vectors)
+        distances = (vectors - centers[assigned]).square().sum(-1)
+        farthest = vectors[distances.topk(num_centers).indices]
+        # The n-th empty cluster takes the n-th farthest row: no two restart at the same place.
+        rank = (counts == 0).cumsum(0) - 1
+        means = sums / counts.clamp(min=1)[:, None]
+        centers = torch.where((counts == 0)[:, None], farthest[rank.clamp(min=0)], means)
+    return centers
+
+
+def residual_kmeans(
+    targets: Float[Tensor, "row level dim"],
+    sizes: tuple[int, ...],
+    *,
+    iterations: int,
+    generator: torch.Generator,
+) -> list[Float[Tensor, "code dim"]]:
+    """Codebooks coarse to fine, each the k-means of what the levels before left unexplained.
+
+    Level l explains `targets[:, l]` minus the code vectors of the levels before it.
+    """
+    explained = torch.zeros_like(targets[:, 0])
+    codebooks = []
+    for level, size in enumerate(sizes):
+        residuals = targets[:, level] - explained
+        codebook = kmeans(residuals, size, iterations=iterations, generator=generator)
+        explained = explained + codebook[nearest(residuals, codebook)]
+        codebooks.append(codebook)
+    return codebooks

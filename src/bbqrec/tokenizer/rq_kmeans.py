@@ -1,0 +1,53 @@
+"""RQ-k-means: principal components of content, then k-means level by level on residuals."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bbqrec.features import Features, standardize
+from bbqrec.tokenizer.assignment import Assignment, assign
+from bbqrec.tokenizer.config import TokenizerConfig
+from bbqrec.tokenizer.kmeans import residual_kmeans
+
+
+def fit_rq_kmeans(
+    features: list[Features], config: TokenizerConfig, *, seed: int
+) -> tuple[Assignment, dict[str, Tensor], dict[str, Tensor]]:
+    """Semantic IDs from content alone, item vectors ("fused"), and the fitted state."""
+    vectors, _ = side_by_side(features)
+    components = principal_components(vectors, config.dim)
+    latent = vectors @ components
+    targets = latent[:, None].expand(-1, config.num_levels, -1)
+    codebooks = residual_kmeans(
+        targets,
+        config.codebook_sizes,
+        iterations=config.kmeans_iterations,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    weights = {"components": components}
+    weights |= {f"codebooks.{level}": codebook for level, codebook in enumerate(codebooks)}
+    return assign(targets, codebooks), {"fused": latent}, weights
+
+
+def side_by_side(
+    features: list[Features],
+) -> tuple[Float[Tensor, "item dim"], Float[Tensor, "item dim"]]:
+    """Standardized features joined, and 1 where they are content rather than a missing modality.
+
+    Missing features stay at 0, the catalog's mean; a loss weighted by the second result does not
+    ask for them to be rebuilt.
+    """
+    vectors = [standardize(f) for f in features]
+    weights = [
+        f.is_present.float()[:, None].expand_as(table)
+        for f, table in zip(features, vectors, strict=True)
+    ]
+    return torch.cat(vectors, 1), torch.cat(weights, 1)
+
+
+def principal_components(vectors: Float[Tensor, "item in"], dim: int) -> Float[Tensor, "in dim"]:
+    """The `dim` directions of largest variance of centered vectors, zero-padded if fewer."""
+    doubled = vectors.double()
+    _, directions = torch.linalg.eigh(doubled.T @ doubled)  # ascending
+    largest = directions.flip(1)[:, :dim].float()
+    return torch.nn.functional.pad(largest, (0, dim - largest.shape[1]))
