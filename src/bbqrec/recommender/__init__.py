@@ -1,13 +1,29 @@
 """A history -> scores for the next code or item; the classic baselines."""
 
+from bbqrec.recommender.build import SequenceModel, build_recommender
+from bbqrec.recommender.config import RecommenderConfig, SimilarityConfig
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
+from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
+from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.popularity import Popularity, fit_popularity
+from bbqrec.recommender.similarity import similarity_edges
+from bbqrec.recommender.tables import ItemTables, catalog_from_weights
 
 __all__ = [
     "ItemKnn",
     "ItemKnnConfig",
+    "ItemTables",
+    "OnePassOutput",
+    "OnePassRecommender",
+    "PaperRecommender",
     "Popularity",
+    "RecommenderConfig",
+    "SequenceModel",
+    "SimilarityConfig",
+    "build_recommender",
+    "catalog_from_weights",
     "fit_item_knn",
     "fit_popularity",
+    "similarity_edges",
     "tune_item_knn",
 ]

@@ -1,0 +1,87 @@
+"""Settings of the sequence model."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from bbqrec.config import Config
+
+
+class SimilarityConfig(Config):
+    """How the likeness of two items biases the attention between them.
+
+    Args:
+        source: what is compared: frozen "features", "aligned" vectors h_m, "quantized" vectors
+            q_m (the caller puts the vectors meant into `ItemTables.similarity`), or how many
+            leading "codes" two semantic IDs share, which needs no vectors.
+        form: "additive" adds the table's entry to the attention logit; "multiplicative"
+            multiplies the content part of the logit by one plus the entry.
+        num_buckets: quantile buckets per modality; the special ones come on top.
+        num_pairs: pairs of items drawn to estimate the quantiles.
+    """
+
+    enabled: bool = True
+    source: Literal["features", "aligned", "quantized", "codes"] = "features"
+    form: Literal["additive", "multiplicative"] = "additive"
+    num_buckets: int = Field(16, ge=2, le=200)
+    num_pairs: int = Field(200_000, ge=100)
+
+
+class RecommenderConfig(Config):
+    """Shape of the sequence model; the defaults suit `one_pass`, `paper()` gives the other form.
+
+    Args:
+        form: "one_pass" reads one token per item and predicts at every position at once;
+            "paper" is the encoder-decoder over code tokens, one prefix per example.
+        max_history: how many of the latest items are read.
+        normalize: scores compete over the whole "vocabulary", as in T5, or over the "level".
+        decoder: what writes the codes in `one_pass`: a "transformer" or a "light" network.
+        use_id, use_content, use_codes: which parts an item's vector is the sum of (`one_pass`).
+        id_dropout: chance in training that an item is seen without its own vector.
+        temperature: divides the cosine of user and item vectors in the dense score.
+    """
+
+    form: Literal["one_pass", "paper"] = "one_pass"
+    d_model: int = Field(128, ge=2)
+    num_heads: int = Field(2, ge=1)
+    head_dim: int = Field(64, ge=1)
+    d_ff: int = Field(512, ge=1)
+    num_encoder_layers: int = Field(1, ge=1)
+    num_decoder_layers: int = Field(1, ge=1)
+    dropout: float = Field(0.3, ge=0, lt=1)
+    num_position_buckets: int = Field(32, ge=4, multiple_of=4)
+    max_distance: int = Field(128, ge=8)
+    max_history: int = Field(50, ge=1)
+    normalize: Literal["vocabulary", "level"] = "vocabulary"
+    decoder: Literal["transformer", "light"] = "transformer"
+    use_id: bool = True
+    use_content: bool = True
+    use_codes: bool = True
+    id_dropout: float = Field(0.2, ge=0, lt=1)
+    temperature: float = Field(0.05, gt=0)
+    learn_temperature: bool = False
+    similarity: SimilarityConfig = SimilarityConfig()
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Self:
+        """The TIGER-sized encoder-decoder: 4.59 M weights over four levels of 256 codes."""
+        sizes: dict[str, Any] = {
+            "form": "paper",
+            "num_heads": 6,
+            "d_ff": 1024,
+            "num_encoder_layers": 4,
+            "num_decoder_layers": 4,
+            "dropout": 0.1,
+            "max_history": 20,
+        }
+        return cls(**(sizes | changes))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.use_id or self.use_content or self.use_codes):
+            raise ValueError("an item needs at least one of use_id, use_content and use_codes")
+        if self.max_distance <= self.num_position_buckets // 2:
+            raise ValueError("max_distance must exceed half of num_position_buckets")
+        if self.form == "paper" and self.decoder == "light":
+            raise ValueError('the form "paper" has no light decoder; set decoder="transformer"')
+        return self

@@ -1,0 +1,60 @@
+"""An item's vector: what it is itself, what its content says, and what its codes share."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from bbqrec.recommender.config import RecommenderConfig
+from bbqrec.recommender.tables import Catalog
+from bbqrec.recommender.transformer import random_linear
+
+
+class ItemVectors(nn.Module):
+    """ID vector + projected content of every modality + summed vectors of the codes.
+
+    A part that is switched off, a modality that an item lacks and the ID of an item unseen in
+    training contribute nothing. The same vectors are read as input and ranked as output.
+    """
+
+    def __init__(self, config: RecommenderConfig, catalog: Catalog) -> None:
+        super().__init__()
+        width = config.d_model
+        self.id_dropout = config.id_dropout
+        self.use_codes = config.use_codes
+        self.id_vectors = (
+            nn.Parameter(torch.randn(catalog.num_items, width) * width**-0.5)
+            if config.use_id
+            else None
+        )
+        self.projections = nn.ModuleDict(
+            {
+                # Standardized content of n dimensions has norm n**0.5: project to norm 1.
+                name: random_linear(vectors.shape[1], width, (vectors.shape[1] * width) ** -0.5)
+                for name, vectors in catalog.content.named_buffers()
+            }
+        )
+
+    def forward(
+        self,
+        items: Int[Tensor, "entry"] | slice,
+        catalog: Catalog,
+        code_vectors: Float[Tensor, "token dim"],
+    ) -> Float[Tensor, "entry dim"]:
+        """The vectors of `items` (a slice reads rows without copying them).
+
+        In training each entry loses its ID part with probability `id_dropout`.
+        """
+        parts = [
+            projection(catalog.content[name][items])
+            for name, projection in self.projections.items()
+        ]
+        if self.use_codes:
+            parts.append(F.embedding_bag(catalog.tokens[items], code_vectors, mode="sum"))
+        if self.id_vectors is not None:
+            dropped = catalog.is_unseen[items]
+            if self.training and self.id_dropout:
+                chance = torch.rand(dropped.shape, device=dropped.device)
+                dropped = dropped | (chance < self.id_dropout)
+            parts.append(self.id_vectors[items] * ~dropped[:, None])
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]

@@ -1,0 +1,181 @@
+"""The default form: one token per item of the history, predictions at every position at once.
+
+The encoder is causal, so its output at a position is the state of a user who stopped there. Both
+answers start from it: the next item's codes, written by a decoder that sees the states up to that
+position, and the dense score, the cosine between the state and every item's vector.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from bbqrec.recommender.code_decoder import CodeDecoder, DecoderSession
+from bbqrec.recommender.code_embedding import CodeEmbedding
+from bbqrec.recommender.config import RecommenderConfig
+from bbqrec.recommender.item_vectors import ItemVectors
+from bbqrec.recommender.light_decoder import LightDecoder, LightSession, state_at
+from bbqrec.recommender.similarity import SimilarityBias
+from bbqrec.recommender.tables import Catalog, ItemTables
+from bbqrec.recommender.transformer import (
+    AttentionBias,
+    Encoder,
+    Layout,
+    RelativePositionBias,
+    hide,
+    random_linear,
+)
+
+
+class OnePassOutput(NamedTuple):
+    """One entry for every position that has a target, row by row.
+
+    `code_logits` is None when only the dense score was asked for.
+    """
+
+    code_logits: Float[Tensor, "entry level token_or_code"] | None
+    user_states: Float[Tensor, "entry dim"]
+    targets: Int[Tensor, "entry"]
+
+
+class OnePassRecommender(nn.Module):
+    """Causal item-level encoder, code decoder at every position, and a dense score."""
+
+    def __init__(
+        self, config: RecommenderConfig, tables: ItemTables, edges: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__()
+        width = config.d_model
+        self.max_history = config.max_history
+        self.catalog = Catalog(tables, edges)
+        self.code_embedding = CodeEmbedding(config, self.catalog, as_t5=False)
+        self.item_vectors = ItemVectors(config, self.catalog)
+        # Before the first item stands a learned vector: an empty history is one place, not none.
+        self.start = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.position_bias = RelativePositionBias(config, bidirectional=False)
+        self.similarity = SimilarityBias(config, self.catalog) if edges else None
+        self.encoder = Encoder(config)
+        self.decoder = (
+            LightDecoder(config, self.catalog.num_levels)
+            if config.decoder == "light"
+            else CodeDecoder(config)
+        )
+        self.user_projection = random_linear(width, width, width**-0.5)
+        log_temperature = torch.tensor(config.temperature).log()
+        self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
+
+    def forward(
+        self,
+        items: Int[Tensor, "batch position"],
+        targets: Int[Tensor, "batch position"],
+        *,
+        with_codes: bool = True,
+        start_targets: Int[Tensor, "batch"] | None = None,
+    ) -> OnePassOutput:
+        """Predict at every position that has a target.
+
+        Args:
+            items: oldest first, left-aligned, -1 in unused places.
+            targets: the item that followed each position; -1 where none is to be predicted.
+            with_codes: False leaves out the decoder, for training on the dense score alone.
+            start_targets: the item that an empty history should predict, or -1.
+        """
+        places = self._encode(items)
+        if start_targets is None:
+            start_targets = targets.new_full((len(targets),), -1)
+        wanted = torch.cat([start_targets[:, None], targets], dim=1)  # (batch, place)
+        layout = Layout(wanted >= 0)
+        target = layout.collect(wanted)
+        logits = None
+        if with_codes:
+            every_place = torch.arange(wanted.shape[1], device=items.device)[None]
+            hidden = self._write(target, places, every_place, layout)
+            logits = self.code_embedding.logits(hidden)
+        return OnePassOutput(logits, self.user_projection(layout.collect(places)), target)
+
+    def code_targets(self, items: Int[Tensor, "entry"]) -> Int[Tensor, "entry level"]:
+        """The class of each level of `items` among the last axis of `code_logits`."""
+        return self.code_embedding.targets(self.catalog.tokens[items])
+
+    def dense_logits(self, user_states: Float[Tensor, "entry dim"]) -> Float[Tensor, "entry item"]:
+        """cos(user, item) / temperature for the whole catalog, from one table of item vectors."""
+        table = F.normalize(self.item_table(), dim=-1) / self.log_temperature.exp()
+        logits: Tensor = F.normalize(user_states, dim=-1) @ table.T
+        return logits
+
+    def item_table(self) -> Float[Tensor, "item dim"]:
+        """The vector of every item of the catalog."""
+        table: Tensor = self.item_vectors(slice(None), self.catalog, self.code_embedding.weight)
+        return table
+
+    def begin(
+        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]
+    ) -> DecoderSession | LightSession:
+        """Start a search for the next item of each history; see `Histories.latest`."""
+        places = self._encode(items)
+        if isinstance(self.decoder, LightDecoder):
+            return LightSession(self.decoder, self.code_embedding, places, lengths)
+        return DecoderSession(self.decoder, self.code_embedding, places, lengths)
+
+    def score_items(
+        self,
+        items: Int[Tensor, "batch position"],
+        lengths: Int[Tensor, "batch"],
+        candidates: Int[Tensor, "batch candidate"],
+    ) -> Float[Tensor, "batch candidate"]:
+        """Exact log-probability of each candidate's whole semantic ID."""
+        places = self._encode(items)
+        layout = Layout.full(*candidates.shape)
+        target = layout.collect(candidates)
+        hidden = self._write(target, places, lengths[:, None], layout)
+        return layout.spread(self.code_embedding.score(hidden, self.catalog.tokens[target]))
+
+    def dense_scores(
+        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch item"]:
+        """Log-probability of every item under the dense score."""
+        states = state_at(self._encode(items), lengths[:, None])[:, 0]
+        return self.dense_logits(self.user_projection(states)).log_softmax(-1)
+
+    def similarity_tables(self) -> dict[str, Float[Tensor, "bucket head"]]:
+        """The learned bias per modality, bucket and head; empty without similarity."""
+        return dict(self.similarity.tables) if self.similarity is not None else {}
+
+    def similarity_labels(self) -> dict[str, list[str]]:
+        """What each row of `similarity_tables` stands for."""
+        return self.similarity.labels(self.catalog) if self.similarity is not None else {}
+
+    def _encode(self, items: Int[Tensor, "batch position"]) -> Float[Tensor, "batch place dim"]:
+        """Place 0 is the state before any item, place p the state after p items."""
+        layout = Layout(F.pad(items >= 0, (1, 0), value=True))
+        placed = F.pad(items, (1, 0), value=-1)
+        item = layout.collect(placed)
+        vectors = self.item_vectors(item.clamp(min=0), self.catalog, self.code_embedding.weight)
+        vectors = torch.where((item < 0)[:, None], self.start, vectors)
+        encoded = self.encoder(
+            vectors * self.code_embedding.input_scale, layout, self._bias(placed)
+        )
+        return layout.spread(encoded)
+
+    def _bias(self, items: Int[Tensor, "batch place"]) -> AttentionBias:
+        place = torch.arange(items.shape[1], device=items.device)
+        is_past = place <= place[:, None]
+        added = self.position_bias(items.shape[1]) + hide(is_past, self.start)
+        if self.similarity is None:
+            return AttentionBias(added)
+        return self.similarity.applied(added, items, self.catalog)
+
+    def _write(
+        self,
+        target: Int[Tensor, "entry"],
+        places: Float[Tensor, "batch place dim"],
+        last_place: Int[Tensor, "_ _"],
+        layout: Layout,
+    ) -> Float[Tensor, "entry level dim"]:
+        embedding = self.code_embedding
+        inputs = embedding(embedding.shifted(self.catalog.tokens[target]))
+        hidden: Tensor = self.decoder(inputs, places, last_place, layout)
+        return hidden

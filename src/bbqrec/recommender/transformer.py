@@ -1,0 +1,205 @@
+"""A compact T5 (Raffel et al., 2020): the parts that both forms of the sequence model share.
+
+Linear maps without bias, RMS norms before each block, no division by the root of the width, and
+positions that enter only as a bias on attention logits, which is where likeness enters too.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+
+from bbqrec.recommender.config import RecommenderConfig
+
+NORM_EPSILON = 1e-6
+
+
+class Layout:
+    """Where the entries of a flat list sit in a padded table.
+
+    Work that treats entries alone runs on the flat list, so padding costs nothing there; only
+    attention needs the table.
+    """
+
+    def __init__(self, is_used: Bool[Tensor, "batch place"]) -> None:
+        self.shape = is_used.shape
+        self.index: Tensor | None = is_used.flatten().nonzero()[:, 0]
+
+    @classmethod
+    def full(cls, batch: int, places: int) -> "Layout":
+        """Every place used, row by row: nothing to move."""
+        layout = cls.__new__(cls)
+        layout.shape, layout.index = torch.Size((batch, places)), None
+        return layout
+
+    def spread(self, entries: Shaped[Tensor, "entry *rest"]) -> Shaped[Tensor, "batch place *rest"]:
+        """The entries in their places, zeros elsewhere."""
+        table = entries
+        if self.index is not None:
+            table = entries.new_zeros(self.shape.numel(), *entries.shape[1:])
+            table = table.index_copy(0, self.index, entries)
+        return table.view(*self.shape, *entries.shape[1:])
+
+    def collect(self, table: Shaped[Tensor, "batch place *rest"]) -> Shaped[Tensor, "entry *rest"]:
+        """The opposite of `spread`."""
+        table = table.flatten(0, 1)
+        return table if self.index is None else table.index_select(0, self.index)
+
+
+class AttentionBias(NamedTuple):
+    """logit = gain * query . key + added; axes broadcast to (batch, head, query, key)."""
+
+    added: Float[Tensor, "_ _ _ _"]
+    gain: Float[Tensor, "_ _ _ _"] | None = None
+
+
+def relative_position_bucket(
+    distance: Int[Tensor, "*shape"], *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> Int[Tensor, "*shape"]:
+    """T5's bucket of `distance` = key position - query position: exact near, logarithmic far.
+
+    One direction only: keys after the query share the bucket of distance 0.
+    """
+    bucket = torch.zeros_like(distance)
+    if bidirectional:
+        num_buckets //= 2
+        bucket = (distance > 0).long() * num_buckets
+        distance = distance.abs()
+    else:
+        distance = (-distance).clamp(min=0)
+    num_exact = num_buckets // 2
+    ratio = torch.log(distance.float().clamp(min=1) / num_exact)
+    ratio = ratio / math.log(max_distance / num_exact)
+    far = num_exact + (ratio * (num_buckets - num_exact)).long()
+    return bucket + torch.where(distance < num_exact, distance, far.clamp(max=num_buckets - 1))
+
+
+class RelativePositionBias(nn.Module):
+    """A learned bias per head and bucket of relative position, shared by a stack's layers."""
+
+    def __init__(self, config: RecommenderConfig, *, bidirectional: bool) -> None:
+        super().__init__()
+        self.bidirectional = bidirectional
+        self.max_distance = config.max_distance
+        self.table = nn.Parameter(
+            torch.randn(config.num_position_buckets, config.num_heads) * config.d_model**-0.5
+        )
+
+    def forward(self, length: int) -> Float[Tensor, "1 head query key"]:
+        """The bias among `length` positions."""
+        position = torch.arange(length, device=self.table.device)
+        bucket = relative_position_bucket(
+            position[None, :] - position[:, None],
+            bidirectional=self.bidirectional,
+            num_buckets=self.table.shape[0],
+            max_distance=self.max_distance,
+        )
+        return self.table[bucket].permute(2, 0, 1)[None]
+
+
+def hide(is_visible: Bool[Tensor, "*shape"], like: Tensor) -> Float[Tensor, "*shape"]:
+    """A bias of 0 where visible and minus infinity elsewhere."""
+    return like.new_zeros(is_visible.shape).masked_fill(~is_visible, -torch.inf)
+
+
+def random_linear(inputs: int, outputs: int, std: float) -> nn.Linear:
+    """A bias-free linear map with normal weights."""
+    linear = nn.Linear(inputs, outputs, bias=False)
+    nn.init.normal_(linear.weight, std=std)
+    return linear
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose logits are not divided by the root of the width."""
+
+    def __init__(self, config: RecommenderConfig) -> None:
+        super().__init__()
+        width, inner = config.d_model, config.num_heads * config.head_dim
+        self.num_heads = config.num_heads
+        self.dropout = config.dropout
+        self.query = random_linear(width, inner, (width * config.head_dim) ** -0.5)
+        self.key = random_linear(width, inner, width**-0.5)
+        self.value = random_linear(width, inner, width**-0.5)
+        self.output = random_linear(inner, width, inner**-0.5)
+
+    def attend(
+        self,
+        query: Float[Tensor, "batch query inner"],
+        key: Float[Tensor, "batch key inner"],
+        value: Float[Tensor, "batch key inner"],
+        bias: AttentionBias,
+    ) -> Float[Tensor, "batch query inner"]:
+        """Mix `value` by softmax(gain * query . key + added), head by head."""
+        q, k, v = (
+            x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for x in (query, key, value)
+        )
+        added = bias.added.to(q.dtype)
+        dropout = self.dropout if self.training else 0.0
+        if bias.gain is None:
+            mixed = F.scaled_dot_product_attention(q, k, v, added, dropout_p=dropout, scale=1.0)
+        else:  # the fused kernel only adds
+            logits = bias.gain.to(q.dtype) * (q @ k.transpose(-1, -2)) + added
+            mixed = F.dropout(logits.softmax(-1), dropout) @ v
+        return mixed.transpose(1, 2).flatten(2)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a ReLU between."""
+
+    def __init__(self, config: RecommenderConfig) -> None:
+        super().__init__()
+        self.inner = random_linear(config.d_model, config.d_ff, config.d_model**-0.5)
+        self.output = random_linear(config.d_ff, config.d_model, config.d_ff**-0.5)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
+        hidden: Tensor = self.output(self.dropout(self.inner(x).relu()))
+        return hidden
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention among the places of a row, then a feed-forward block."""
+
+    def __init__(self, config: RecommenderConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
+        self.attention = Attention(config)
+        self.feed_forward_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "entry dim"], layout: Layout, bias: AttentionBias
+    ) -> Float[Tensor, "entry dim"]:
+        normed = self.attention_norm(x)
+        attention = self.attention
+        query, key, value = (
+            layout.spread(part(normed))
+            for part in (attention.query, attention.key, attention.value)
+        )
+        mixed = layout.collect(attention.attend(query, key, value, bias))
+        x = x + self.dropout(attention.output(mixed))
+        changed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return x + changed
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers over the used places of padded rows."""
+
+    def __init__(self, config: RecommenderConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "entry dim"], layout: Layout, bias: AttentionBias
+    ) -> Float[Tensor, "entry dim"]:
+        x = self.dropout(x)
+        for layer in self.layers:
+            x = layer(x, layout, bias)
+        encoded: Tensor = self.dropout(self.norm(x))
+        return encoded
