@@ -3,8 +3,15 @@
 from bbqrec.data.catalog import load_texts
 from bbqrec.data.dataset import Cases, Dataset, Sequences
 from bbqrec.data.drawn_shop import Oracle, draw_shop
+from bbqrec.data.exchange import (
+    read_histories,
+    read_semantic_ids,
+    write_index_json,
+    write_recommendations,
+    write_semantic_ids,
+)
 from bbqrec.data.images import has_images, iter_images, read_images
-from bbqrec.data.prepare import PrepareConfig, prepare
+from bbqrec.data.prepare import PrepareConfig, load_weights, prepare
 
 __all__ = [
     "Cases",
@@ -16,6 +23,12 @@ __all__ = [
     "has_images",
     "iter_images",
     "load_texts",
+    "load_weights",
     "prepare",
+    "read_histories",
     "read_images",
+    "read_semantic_ids",
+    "write_index_json",
+    "write_recommendations",
+    "write_semantic_ids",
 ]

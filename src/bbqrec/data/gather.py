@@ -4,7 +4,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from polars.io.plugins import register_io_source
 
 from bbqrec.data.catalog import ITEMS_FILE, unescape
@@ -22,8 +24,8 @@ _IMAGE_SCHEMA = {"item_id": pl.String, "bytes": pl.Binary}
 
 def write_items(
     directory: Path, item_ids: list[str], raw_items: pl.DataFrame | None, config: PrepareConfig
-) -> tuple[list[str], dict[str, int]]:
-    """Write the text columns in item order; return every item's title and counts.
+) -> tuple[list[str], NDArray[np.bool_], dict[str, int]]:
+    """Write the text columns in item order; return titles, which items have text, and counts.
 
     Text columns are the string columns (lists of strings are joined), or those the config names.
     HTML entities are unescaped. An item without a title goes by its id.
@@ -45,17 +47,17 @@ def write_items(
     titles = items[title].fill_null(items["item_id"]).to_list() if title else list(item_ids)
     items = items.select("item_id", *names)
     items.write_parquet(directory / ITEMS_FILE, row_group_size=8192)
+    text = pl.any_horizontal(pl.col(name).is_not_null() for name in names)
     is_described = (
-        items.select(pl.any_horizontal(pl.col(n).is_not_null() for n in names)).to_series()
-        if names
-        else pl.Series([False] * items.height)
+        items.select(text).to_series().to_numpy() if names else np.zeros(items.height, dtype=bool)
     )
+    described, used = set(raw_items["item_id"]), set(item_ids)
     counts = {
-        "items_described_but_never_used": len(set(raw_items["item_id"]) - set(item_ids)),
-        "items_without_row": len(set(item_ids) - set(raw_items["item_id"])),
+        "items_described_but_never_used": len(described - used),
+        "items_without_row": len(used - described),
         "items_without_text": int((~is_described).sum()),
     }
-    return titles, counts
+    return titles, is_described, counts
 
 
 def _title_column(raw_items: pl.DataFrame, config: PrepareConfig) -> str | None:
@@ -100,13 +102,13 @@ def _unescaped(name: str) -> pl.Expr:
 
 def write_images(
     directory: Path, item_ids: list[str], source: ImageTable | ImageFiles | None
-) -> dict[str, int]:
-    """Write the images of known items in item order; return counts of the rest.
+) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Write the images of known items in item order; return which items have one, and counts.
 
     Memory stays bounded: files are read one by one, a table in pieces of items.
     """
     if source is None:
-        return {"items_with_image": 0}
+        return np.zeros(len(item_ids), dtype=bool), {"items_with_image": 0}
     catalog = pl.DataFrame({"item_id": item_ids}, schema={"item_id": pl.String})
     counts: dict[str, int] = {}
     if isinstance(source, ImageTable):
@@ -115,10 +117,11 @@ def write_images(
         pieces = _from_files(source, catalog, counts)
     path = directory / IMAGES_FILE
     _sink(path, pieces)
-    num_images = pl.scan_parquet(path).select(pl.len()).collect().item()
-    if not num_images:
+    pictured = pl.scan_parquet(path).select("item_id").collect()["item_id"]
+    if not len(pictured):
         path.unlink()
-    return {"items_with_image": num_images, **counts}
+    is_pictured = catalog["item_id"].is_in(pictured.implode()).to_numpy()
+    return is_pictured, {"items_with_image": len(pictured), **counts}
 
 
 def _sink(path: Path, pieces: Iterator[pl.DataFrame]) -> None:

@@ -4,15 +4,23 @@ import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from bbqrec.config import Config
 from bbqrec.data.dataset import Dataset
 from bbqrec.errors import DataError
-from bbqrec.storage import write_bytes
+from bbqrec.storage import read_tensors, write_bytes, write_tensors
 
 logger = logging.getLogger(__name__)
 
+WEIGHTS_FILE = "weights.safetensors"
+
+Column = Literal[
+    "user_id", "item_id", "timestamp", "position", "event", "rating", "weight", "image"
+]
 Format = Literal["auto", "folder", "table", "amazon", "recbole", "movielens", "lcrec", "s3rec"]
 
 
@@ -21,8 +29,7 @@ class PrepareConfig(Config):
 
     Args:
         format: who wrote the source; "auto" looks at its files.
-        columns: our name -> the file's, for tables with names of their own
-            (user_id, item_id, timestamp, position, event, rating, weight, image).
+        columns: our name -> the file's, for tables with names of their own.
         header: column names of a table whose first line is data already.
         time_format: strptime pattern of dates that are not ISO 8601.
         text_columns: which item columns are text, in this order; None takes every string column.
@@ -35,7 +42,7 @@ class PrepareConfig(Config):
     """
 
     format: Format = "auto"
-    columns: dict[str, str] = Field({})
+    columns: dict[Column, str] = Field({})
     header: tuple[str, ...] | None = None
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     encoding: str | None = None
@@ -83,14 +90,18 @@ def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:
     statistics = describe(log)
     warnings = warn(statistics, config.ties)
     split = split_log(log, config)
-    titles, item_counts = write_items(out_dir, log.item_ids, raw_items, config)
-    image_counts = write_images(out_dir, log.item_ids, images)
+    titles, is_described, item_counts = write_items(out_dir, log.item_ids, raw_items, config)
+    is_pictured, image_counts = write_images(out_dir, log.item_ids, images)
+    item_counts["items_without_text_and_image"] = int((~(is_described | is_pictured)).sum())
     statistics |= {
         "train_interactions": len(split.train.items),
         "validation_cases": len(split.validation),
         "test_cases": len(split.test),
         "items_with_image": image_counts["items_with_image"],
     }
+    if log.weights is not None:
+        weights = torch.from_numpy(log.weights[split.train_rows])
+        write_tensors(out_dir / WEIGHTS_FILE, {"train": weights})
     if rejected.rows:
         write_bytes(out_dir / "rejected.jsonl", rejected.to_jsonl())
         logger.warning("%d lines were set aside in rejected.jsonl", len(rejected.rows))
@@ -119,3 +130,9 @@ def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:
     )
     dataset.save(out_dir)
     return Dataset.load(out_dir)
+
+
+def load_weights(directory: Path) -> NDArray[np.float32] | None:
+    """The weight of every entry of `Dataset.train.items`; None where all weigh the same."""
+    path = directory / WEIGHTS_FILE
+    return read_tensors(path)["train"].numpy() if path.is_file() else None

@@ -1,6 +1,6 @@
 """What every importer hands over: interactions, items and images as they were found."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,29 +61,34 @@ class RawData(NamedTuple):
 
 
 def map_columns(
-    path: Path, names: Iterable[str], columns: dict[str, str], wanted: Iterable[str]
+    names: Iterable[str], columns: Mapping[str, str], wanted: Iterable[str]
 ) -> dict[str, str]:
-    """Our name -> the file's name for every wanted column found; `columns` settles doubts.
+    """Our name -> the file's name for every wanted column found.
 
-    Raises DataError when `columns` names a column that the file does not have.
+    Where `columns` names one that is there, it is taken; else the first alias that is there.
     """
-    present = list(names)
+    present = [name for name in names if name != LINE]
     lowered = {name.strip().lower(): name for name in reversed(present)}
     found = {}
     for ours in wanted:
-        if ours in columns:
-            if columns[ours] in present:
-                found[ours] = columns[ours]
-        else:
-            alias = next((alias for alias in ALIASES[ours] if alias in lowered), None)
-            if alias is not None and lowered[alias] not in columns.values():
-                found[ours] = lowered[alias]
+        if columns.get(ours) in present:
+            found[ours] = columns[ours]
+            continue
+        theirs = next((lowered[alias] for alias in ALIASES[ours] if alias in lowered), None)
+        if theirs is not None and theirs not in columns.values():
+            found[ours] = theirs
     return found
 
 
-def require_log_columns(path: Path, found: dict[str, str], names: Iterable[str]) -> None:
+def require_log_columns(
+    path: Path, found: Mapping[str, str], names: Iterable[str], columns: Mapping[str, str]
+) -> None:
     """DataError naming what an interactions table lacks and which columns are there."""
-    there = ", ".join(name for name in names if name != LINE)
+    present = [name for name in names if name != LINE]
+    there = ", ".join(present)
+    for ours, theirs in columns.items():
+        if theirs not in present and ours in LOG_COLUMNS:
+            raise DataError(f"{path} has no column {theirs!r} to use as {ours}; it has: {there}")
     for ours in ("user_id", "item_id"):
         if ours not in found:
             raise DataError(

@@ -32,7 +32,7 @@ def find_table(folder: Path, stems: tuple[str, ...]) -> Path | None:
 
 
 def read_folder(
-    folder: Path, columns: dict[str, str], layout: Layout, rejected: Rejected
+    folder: Path, columns: Mapping[str, str], layout: Layout, rejected: Rejected
 ) -> RawData:
     """A folder with a table of interactions and, where there are any, items and images."""
     log_path = find_table(folder, INTERACTION_STEMS)
@@ -50,7 +50,9 @@ def read_folder(
     return _with_images(raw, folder)
 
 
-def read_table(path: Path, columns: dict[str, str], layout: Layout, rejected: Rejected) -> RawData:
+def read_table(
+    path: Path, columns: Mapping[str, str], layout: Layout, rejected: Rejected
+) -> RawData:
     """One table of interactions; further columns describe the item, an image path among them."""
     interactions, items = _read_log(path, columns, layout, rejected, with_items=True)
     images = None if items is None else _image_paths(items, path.parent)
@@ -58,12 +60,12 @@ def read_table(path: Path, columns: dict[str, str], layout: Layout, rejected: Re
 
 
 def read_items(
-    path: Path, columns: dict[str, str], layout: Layout, rejected: Rejected
+    path: Path, columns: Mapping[str, str], layout: Layout, rejected: Rejected
 ) -> pl.DataFrame:
     """One row per item; `image` holds the path of its picture where the table names one."""
     chunks = []
     for chunk in read_chunks(path, layout, rejected):
-        found = map_columns(path, chunk.columns, columns, ("item_id", "image"))
+        found = map_columns(chunk.columns, columns, ("item_id", "image"))
         if "item_id" not in found:
             there = ", ".join(name for name in chunk.columns if name != LINE)
             raise DataError(
@@ -75,12 +77,12 @@ def read_items(
 
 
 def _read_log(
-    path: Path, columns: dict[str, str], layout: Layout, rejected: Rejected, *, with_items: bool
+    path: Path, columns: Mapping[str, str], layout: Layout, rejected: Rejected, *, with_items: bool
 ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
     logs, items = [], pl.DataFrame(schema={"item_id": pl.String})
     for chunk in read_chunks(path, layout, rejected):
-        found = map_columns(path, chunk.columns, columns, (*LOG_COLUMNS, "image"))
-        require_log_columns(path, found, chunk.columns)
+        found = map_columns(chunk.columns, columns, (*LOG_COLUMNS, "image"))
+        require_log_columns(path, found, chunk.columns, columns)
         log = chunk.select(LINE, **{o: pl.col(t) for o, t in found.items() if o in LOG_COLUMNS})
         logs.append(ids_as_strings(path, log, ("user_id", "item_id")))
         if with_items:
