@@ -6,7 +6,7 @@ did before the target, the validation item included, and no model is trained aga
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -62,11 +62,13 @@ class EvaluationConfig(Config):
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _main_metric_is_measured(self) -> Self:
+    def _fits_together(self) -> "EvaluationConfig":
         if self.main_metric not in self.metrics or self.main_metric not in self.slice_metrics:
             raise ValueError(
                 f"main_metric {self.main_metric!r} must be among metrics and slice_metrics"
             )
+        if list(self.history_edges) != sorted(set(self.history_edges)):
+            raise ValueError(f"history_edges must increase: {self.history_edges}")
         return self
 
     @property
@@ -105,7 +107,9 @@ def evaluate(
         RequestError: a model answered with something that is no ranking of the candidates.
     """
     config = config or EvaluationConfig()
-    if not rankers or (reference is not None and reference not in rankers):
+    if not rankers:
+        raise ConfigError("there is no model to evaluate; name at least one")
+    if reference is not None and reference not in rankers:
         raise ConfigError(
             f"the reference {reference!r} is not among the models to evaluate: {sorted(rankers)}"
         )
