@@ -1,6 +1,6 @@
 """Settings of the sequence model."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -63,7 +63,7 @@ class RecommenderConfig(Config):
     similarity: SimilarityConfig = SimilarityConfig()
 
     @classmethod
-    def paper(cls, **changes: Any) -> Self:
+    def paper(cls, **changes: Any) -> "RecommenderConfig":
         """The TIGER-sized encoder-decoder: 4.59 M weights over four levels of 256 codes."""
         sizes: dict[str, Any] = {
             "form": "paper",
@@ -77,7 +77,7 @@ class RecommenderConfig(Config):
         return cls(**(sizes | changes))
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> "RecommenderConfig":
         if not (self.use_id or self.use_content or self.use_codes):
             raise ValueError("an item needs at least one of use_id, use_content and use_codes")
         if self.max_distance <= self.num_position_buckets // 2:

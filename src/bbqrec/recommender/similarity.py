@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ CODES = "codes"
 # Up to this many pairs, all buckets are computed once instead of batch by batch.
 MAX_TABLE_PAIRS = 2**24
 _CHUNK = 4096
+_GRID = 1e4  # cosines closer than its inverse count as equal when borders are set
 
 
 def shared_codes(
@@ -60,7 +61,6 @@ def similarity_edges(
         return {CODES: torch.arange(tables.semantic_ids.num_levels) + 0.5}
     tables = needed(tables, config)
     pairs = _pairs_within(items, offsets, config, generator)
-    quantiles = torch.linspace(0, 1, settings.num_buckets + 1)[1:-1]
     edges = {}
     for name, vectors in tables.similarity.items():
         is_present = tables.similarity_present[name]
@@ -73,10 +73,24 @@ def similarity_edges(
         values = torch.cat(
             [(unit[part[0]] * unit[part[1]]).sum(-1) for part in torch.split(chosen, _CHUNK, 1)]
         )
-        edges[name] = (
-            values.quantile(quantiles) if len(values) else torch.linspace(-1, 1, len(quantiles))
-        )
+        edges[name] = _between_quantiles(values, settings.num_buckets)
     return edges
+
+
+def _between_quantiles(values: Float[Tensor, "pair"], num_buckets: int) -> Float[Tensor, "edge"]:
+    """Borders at the quantiles of `values`, moved to the middle between two neighboring values.
+
+    On a value itself the last bit of a cosine would choose the bucket, and that bit depends on
+    how many cosines are computed at once.
+    """
+    if not len(values):
+        return torch.linspace(-1, 1, num_buckets - 1)
+    grid = (values * _GRID).round()
+    quantiles = torch.linspace(0, 1, num_buckets + 1)[1:-1]
+    below = grid.quantile(quantiles, interpolation="lower")
+    distinct = F.pad(torch.unique(grid), (0, 1), value=float(grid.max()) + 1)
+    above = distinct[torch.searchsorted(distinct, below, right=True)]
+    return (below + above) / 2 / _GRID
 
 
 def _pairs_within(
@@ -165,7 +179,7 @@ class SimilarityBias(nn.Module):
             result[name] = bucket.masked_fill(~is_pair, not_an_item)
         return result
 
-    def _all_pairs(self, name: str, catalog: Catalog) -> Int[Tensor, "item item"]:
+    def _all_pairs(self, name: str, catalog: Catalog) -> UInt8[Tensor, "item item"]:
         table = self._pair_buckets.get(name)
         if table is None or table.device != catalog.codes.device:
             every = torch.arange(catalog.num_items, device=catalog.codes.device)

@@ -1,0 +1,74 @@
+"""Searching code by code, scoring whole items and plain enumeration agree."""
+
+import pytest
+import torch
+from small_catalogs import FORMS, HISTORIES, LENGTHS, NUM_ITEMS, random_model, random_tables
+
+from bbqrec.recommender import build_recommender, catalog_from_weights
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_search_steps_score_as_teacher_forcing_does(name: str) -> None:
+    model = random_model(FORMS[name])
+    codes = model.catalog.codes
+    batch = len(HISTORIES)
+    generator = torch.Generator().manual_seed(3)
+    # Beams are items in an order that changes at every level, so parents really matter.
+    orders = [
+        torch.stack([torch.randperm(NUM_ITEMS, generator=generator) for _ in range(batch)])
+        for _ in range(codes.shape[1])
+    ]
+
+    session = model.begin(HISTORIES, LENGTHS)
+    scores = session.first().gather(1, codes[orders[0]][:, :, 0])
+    parents = torch.zeros_like(orders[0])
+    for level, items in enumerate(orders[:-1], start=1):
+        next_codes = session.extend(parents, codes[items][:, :, level - 1])
+        scores = scores + next_codes.gather(2, codes[items][:, :, level, None])[:, :, 0]
+        # Beam b goes on as item orders[level][b]: find which beam that item was.
+        parents = (items[:, None, :] == orders[level][:, :, None]).int().argmax(2)
+        scores = scores.gather(1, parents)
+
+    expected = model.score_items(HISTORIES, LENGTHS, orders[-1])
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_first_level_probabilities_sum_to_their_share(name: str) -> None:
+    model = random_model(FORMS[name])
+
+    total = model.begin(HISTORIES, LENGTHS).first().exp().sum(1)
+
+    if name == "level":
+        torch.testing.assert_close(total, torch.ones(len(HISTORIES)))
+    else:
+        assert (total < 1).all()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_padding_and_neighbors_in_the_batch_change_nothing(name: str) -> None:
+    model = random_model(FORMS[name])
+    candidates = torch.arange(NUM_ITEMS).expand(len(HISTORIES), -1)
+    wide = torch.nn.functional.pad(HISTORIES, (0, 6), value=-1)
+
+    together = model.score_items(wide, LENGTHS, candidates)
+
+    for row, length in enumerate(LENGTHS.tolist()):
+        alone = HISTORIES[row : row + 1, : max(1, length)]
+        scores = model.score_items(alone, LENGTHS[row : row + 1], candidates[:1])
+        torch.testing.assert_close(together[row], scores[0], atol=1e-5, rtol=1e-5)
+    assert together.isfinite().all()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_model_is_rebuilt_from_its_config_and_weights(name: str) -> None:
+    model = random_model(FORMS[name])
+    candidates = torch.arange(NUM_ITEMS).expand(len(HISTORIES), -1)
+    weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+
+    again = build_recommender(FORMS[name], *catalog_from_weights(weights)).eval()
+    again.load_state_dict(weights)
+
+    expected = model.score_items(HISTORIES, LENGTHS, candidates)
+    assert torch.equal(again.score_items(HISTORIES, LENGTHS, candidates), expected)
+    assert again.catalog.sizes == random_tables().semantic_ids.codebook_sizes

@@ -1,0 +1,151 @@
+"""One pass over a history gives what each of its prefixes alone would give."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_catalogs import (
+    FORMS,
+    HISTORIES,
+    LENGTHS,
+    LEVEL,
+    LIGHT,
+    NUM_ITEMS,
+    ONE_PASS,
+    random_model,
+    random_tables,
+)
+
+from bbqrec.errors import ConfigError
+from bbqrec.recommender import OnePassRecommender, RecommenderConfig, build_recommender
+
+TARGETS = torch.where(HISTORIES >= 0, (HISTORIES * 7 + 3) % NUM_ITEMS, -1)
+
+
+@pytest.mark.parametrize("config", [ONE_PASS, LEVEL, LIGHT], ids=["vocabulary", "level", "light"])
+def test_every_position_answers_as_its_prefix_alone(config: RecommenderConfig) -> None:
+    model = random_model(config)
+    start_targets = torch.tensor([4, -1, 11, 12])
+
+    output = model(HISTORIES, TARGETS, start_targets=start_targets)
+
+    dense = model.dense_logits(output.user_states).log_softmax(-1)
+    wanted = torch.cat([start_targets[:, None], TARGETS], 1)
+    rows, lengths = (wanted >= 0).nonzero(as_tuple=True)
+    labels = model.code_targets(output.targets)
+    scores = output.code_logits.log_softmax(-1).gather(-1, labels[:, :, None]).sum((1, 2))
+    for entry, (row, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
+        prefix = HISTORIES[row : row + 1, : max(length, 1)]
+        prefix = prefix if length else torch.full_like(prefix, -1)
+        target = wanted[row, length]
+        assert output.targets[entry] == target
+        alone = model.score_items(prefix, torch.tensor([length]), target.view(1, 1))
+        torch.testing.assert_close(scores[entry], alone[0, 0], atol=1e-5, rtol=1e-5)
+        alone = model.dense_scores(prefix, torch.tensor([length]))[0]
+        torch.testing.assert_close(dense[entry], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_the_dense_score_is_the_cosine_of_user_and_item() -> None:
+    model = random_model(ONE_PASS)
+    output = model(HISTORIES, TARGETS, with_codes=False)
+
+    logits = model.dense_logits(output.user_states)
+
+    table = model.item_table()
+    for item in (0, 17, NUM_ITEMS - 1):
+        cosine = F.cosine_similarity(output.user_states, table[item], dim=-1)
+        torch.testing.assert_close(logits[:, item], cosine / 0.05)
+    assert output.code_logits is None
+
+
+def test_an_item_is_the_sum_of_what_it_has() -> None:
+    tables = random_tables()
+    tables.is_present["text"][2] = tables.is_present["image"][2] = False
+    model = random_model(ONE_PASS, tables)
+    assert isinstance(model, OnePassRecommender)
+    assert model.item_vectors.id_vectors is not None
+    ids, embedding = model.item_vectors.id_vectors, model.code_embedding.weight
+    of_codes = embedding[model.catalog.tokens].sum(1)
+
+    table = model.item_table()
+
+    torch.testing.assert_close(table[2], ids[2] + of_codes[2])
+    unseen = NUM_ITEMS - 1  # has content and codes, but no vector of its own
+    expected = of_codes[unseen] + sum(
+        (
+            model.item_vectors.projections[m](x[unseen])
+            for m, x in tables.content.items()
+            if tables.is_present[m][unseen]
+        ),
+        torch.zeros(ONE_PASS.d_model),
+    )
+    torch.testing.assert_close(table[unseen], expected)
+
+
+def test_content_of_a_missing_modality_is_never_read() -> None:
+    tables = random_tables()
+    poisoned = random_tables()
+    for name, is_present in tables.is_present.items():
+        poisoned.content[name][~is_present] = 1e3
+        poisoned.similarity[name][~is_present] = 1e3
+
+    clean, same = (
+        random_model(ONE_PASS, t).dense_scores(HISTORIES, LENGTHS) for t in (tables, poisoned)
+    )
+
+    assert torch.equal(clean, same)
+
+
+@pytest.mark.parametrize("part", ["use_id", "use_content", "use_codes"])
+def test_each_part_of_an_item_can_be_switched_off(part: str) -> None:
+    model = random_model(ONE_PASS.model_copy(update={part: False}))
+    trainable = {name.split(".")[1] for name, _ in model.named_parameters() if "item_vec" in name}
+
+    full, reduced = random_model(ONE_PASS).item_table(), model.item_table()
+
+    assert not torch.allclose(full, reduced)
+    assert ("id_vectors" in trainable) == (part != "use_id")
+    assert ("projections" in trainable) == (part != "use_content")
+
+
+def test_id_dropout_hides_ids_in_training_only() -> None:
+    model = random_model(ONE_PASS.model_copy(update={"id_dropout": 0.5}))
+    whole = model.item_table()
+    without = random_model(ONE_PASS.model_copy(update={"id_dropout": 0.5}))
+    torch.nn.init.zeros_(without.item_vectors.id_vectors)
+    bare = without.item_table()
+
+    torch.manual_seed(5)
+    seen = model.train().item_table()
+
+    is_dropped = torch.isclose(seen, bare).all(1)
+    is_whole = torch.isclose(seen, whole).all(1)
+    assert (is_dropped | is_whole).all()
+    assert 0.2 < is_dropped[: NUM_ITEMS - 5].float().mean() < 0.8
+
+
+def test_an_item_without_any_part_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one of"):
+        RecommenderConfig.parse({"use_id": False, "use_content": False, "use_codes": False})
+    config = ONE_PASS.model_copy(update={"use_id": False, "use_codes": False})
+    with pytest.raises(ConfigError, match="no content vectors"):
+        build_recommender(config, random_tables()._replace(content={}, is_present={}), {})
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_weight_learns(name: str) -> None:
+    config = FORMS[name].model_copy(update={"dropout": 0.0, "learn_temperature": True})
+    model = random_model(config).train()
+    targets = torch.tensor([1, 2, 3, 4])
+
+    if isinstance(model, OnePassRecommender):
+        output = model(HISTORIES, TARGETS, start_targets=targets)
+        logits, labels = output.code_logits, model.code_targets(output.targets)
+        dense = F.cross_entropy(model.dense_logits(output.user_states), output.targets)
+    else:
+        logits, labels = model(HISTORIES, LENGTHS, targets), model.code_targets(targets)
+        dense = torch.zeros(())
+    (F.cross_entropy(logits.flatten(0, 1), labels.flatten()) + dense).backward()
+
+    silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+    assert all(p.grad.isfinite().all() for p in model.parameters())
