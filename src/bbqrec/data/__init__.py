@@ -12,6 +12,7 @@ from bbqrec.data.exchange import (
 )
 from bbqrec.data.images import has_images, iter_images, read_images
 from bbqrec.data.prepare import PrepareConfig, load_weights, prepare
+from bbqrec.data.vectors import read_vectors
 
 __all__ = [
     "Cases",
@@ -28,6 +29,7 @@ __all__ = [
     "read_histories",
     "read_images",
     "read_semantic_ids",
+    "read_vectors",
     "write_index_json",
     "write_recommendations",
     "write_semantic_ids",

@@ -187,7 +187,7 @@ def _go_shopping(
     is_used = np.arange(longest) < lengths[:, None]
     start = int(datetime.fromisoformat("2025-01-01T00:00:00+00:00").timestamp())
     first = generator.integers(start, start + 250 * 86_400, size=(num_users, 1))
-    gaps = 60 + (4 * 86_400 * generator.standard_exponential(bought.shape)).astype(np.int64)
+    gaps = 60 + np.int64(4 * 86_400 * generator.standard_exponential(bought.shape))
     times = (first + gaps.cumsum(1))[is_used]
     users, items = np.nonzero(is_used)[0], bought[is_used]
     by_time = times.argsort(kind="stable")

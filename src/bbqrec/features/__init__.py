@@ -1,5 +1,16 @@
 """Texts and images -> vectors, or vectors brought along."""
 
+from bbqrec.features.config import ModalityConfig, default_encoders
+from bbqrec.features.encode import encode
+from bbqrec.features.encoders import load_encoder
 from bbqrec.features.features import Features, load_features, standardize
 
-__all__ = ["Features", "load_features", "standardize"]
+__all__ = [
+    "Features",
+    "ModalityConfig",
+    "default_encoders",
+    "encode",
+    "load_encoder",
+    "load_features",
+    "standardize",
+]
