@@ -34,34 +34,33 @@ def beam_search(
     log_probs = session.first()[:, None]  # (batch, beam, code); the one beam is the root
     batch, device = log_probs.shape[0], log_probs.device
     k = beam_width if k is None else k
+    if not len(index):
+        nothing = torch.full((batch, k), -1, device=device)
+        return Ranking(nothing, torch.full((batch, k), -torch.inf, device=device))
     nodes = torch.zeros((batch, 1), dtype=torch.int64, device=device)
     scores = torch.zeros((batch, 1), device=device)
     blocked = index.blocked_by(excluded) if excluded is not None else None
     last = len(index.levels) - 1
-    for depth, level in enumerate(index.levels if len(index) else ()):
-        first_edge, end = level.first_edge[nodes], level.first_edge[nodes + 1]
-        edges = first_edge[..., None] + torch.arange(level.fan_out, device=device)
-        is_edge = edges < end[..., None]  # (batch, beam, child)
-        edges = edges.clamp(max=level.num_edges - 1)
-        codes = level.codes[edges].long()
-        totals = scores[..., None] + log_probs.gather(2, codes).float()
-        totals.masked_fill_(~is_edge, -torch.inf)
+    for depth, level in enumerate(index.levels):
+        children = level.children(nodes)
+        totals = scores[..., None] + log_probs.gather(2, children.codes).float()
+        totals.masked_fill_(children.is_padding, -torch.inf)  # (batch, beam, child)
         if blocked is not None:
             _close(totals, nodes, blocked[depth])
 
         width = min(k if depth == last else beam_width, level.num_edges, totals[0].numel())
-        order = index.items[edges] if depth == last else edges
-        chosen = _best(totals.flatten(1), order.flatten(1), width)  # (batch, beam)
+        order = index.items if depth == last else None
+        chosen = _best(totals, children.first_edge, width, order)  # (batch, beam)
+        parents, slots = chosen // level.fan_out, chosen % level.fan_out
         scores = totals.flatten(1).gather(1, chosen)
-        nodes = edges.flatten(1).gather(1, chosen)
+        # Only a place of padding can lie past the last edge; its score is -inf.
+        nodes = (children.first_edge.gather(1, parents) + slots).clamp(max=level.num_edges - 1)
         if depth < last:
-            chosen_codes = codes.flatten(1).gather(1, chosen)
-            log_probs = session.extend(chosen // level.fan_out, chosen_codes)
+            log_probs = session.extend(parents, children.codes.flatten(1).gather(1, chosen))
 
-    if len(index):
-        items = index.items[nodes].long().masked_fill(scores == -torch.inf, -1)
-    else:
-        items, scores = nodes[:, :0], scores[:, :0]
+    items, by_item = index.items[nodes].long().sort(dim=1)
+    scores, by_score = scores.gather(1, by_item).sort(dim=1, descending=True, stable=True)
+    items = items.gather(1, by_score).masked_fill(scores == -torch.inf, -1)
     missing = (0, k - items.shape[1])
     return Ranking(F.pad(items, missing, value=-1), F.pad(scores, missing, value=-torch.inf))
 
@@ -75,15 +74,29 @@ def _close(
 
 
 def _best(
-    scores: Float[Tensor, "batch candidate"], order: Int[Tensor, "batch candidate"], width: int
-) -> Int[Tensor, "batch beam"]:
-    """Positions of the highest scores, best first; among equals the lowest `order` first.
+    totals: Float[Tensor, "batch beam child"],
+    first_edge: Int[Tensor, "batch beam"],
+    width: int,
+    order: Int[Tensor, "edge"] | None,
+) -> Int[Tensor, "batch chosen"]:
+    """Places (in beam x child) of the highest scores; among equals the lowest edges win.
 
-    `topk` alone breaks ties as it likes, so score and order are packed into one integer: the bits
-    of a float32, with those of a negative number flipped, sort as the number does. NaN comes
-    first, so that a broken model shows and its scores are not lost among the pruned.
+    Args:
+        order: what to compare in place of the edges' own numbers.
     """
+    scores = totals.flatten(1)
+    top = scores.topk(min(width + 1, scores.shape[1]), dim=1)
+    lowest, next_best = top.values[:, width - 1], top.values[:, -1]
+    is_tie = (lowest == next_best) & (next_best > -torch.inf)
+    if width == scores.shape[1] or not is_tie.any():
+        return top.indices[:, :width]
+    # `topk` breaks ties as it likes, so pack score and order into one integer: the bits of a
+    # float32, with those of a negative number flipped, sort as the number does. NaN comes first,
+    # as in `topk`, so that a broken model shows instead of being pruned.
+    edges = first_edge[..., None] + torch.arange(totals.shape[2], device=totals.device)
+    edges = edges.flatten(1)
+    rank = edges if order is None else order[edges.clamp(max=order.shape[0] - 1)]
     bits = scores.view(torch.int32)
-    ranks = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
-    ranks.masked_fill_(scores.isnan(), 0x7FFFFFFF)
-    return ((ranks << 32) - order).topk(width, dim=1).indices
+    sortable = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
+    sortable.masked_fill_(scores.isnan(), 0x7FFFFFFF)
+    return ((sortable << 32) - rank).topk(width, dim=1).indices

@@ -23,21 +23,45 @@ class Level(NamedTuple):
     """The edges from one level's nodes to the next: node n has first_edge[n]:first_edge[n + 1].
 
     Args:
-        codes: the code of each edge, one byte where the codebook allows it.
+        padded_codes: the code of each edge, one byte where the codebook allows it, then `fan_out`
+            zeros, so that a window of that width may begin at any edge.
         fan_out: the most edges that leave one node.
     """
 
-    codes: Integer[Tensor, "edge"]
+    padded_codes: Integer[Tensor, "padded_edge"]
     first_edge: Int32[Tensor, "node_plus_one"]
     fan_out: int
 
     @property
     def num_edges(self) -> int:
-        return self.codes.shape[0]
+        return self.padded_codes.shape[0] - self.fan_out
 
     @property
     def num_nodes(self) -> int:
         return self.first_edge.shape[0] - 1
+
+    @property
+    def codes(self) -> Integer[Tensor, "edge"]:
+        return self.padded_codes[: self.num_edges]
+
+    def children(self, nodes: Int[Tensor, "batch beam"]) -> "Children":
+        """The edges below the given nodes, each padded to `fan_out` places."""
+        first_edge = self.first_edge[nodes]
+        # A view of overlapping windows: selecting rows of it copies runs of codes, which is many
+        # times faster than looking up every edge by its number.
+        windows = self.padded_codes.unfold(0, self.fan_out, 1)
+        codes = windows.index_select(0, first_edge.flatten()).view(*nodes.shape, -1)
+        slots = torch.arange(self.fan_out, dtype=torch.int32, device=nodes.device)
+        num_children = self.first_edge[nodes + 1] - first_edge
+        return Children(first_edge, codes.long(), slots >= num_children[..., None])
+
+
+class Children(NamedTuple):
+    """What can follow each beam; places in `is_padding` hold codes of other nodes."""
+
+    first_edge: Int[Tensor, "batch beam"]
+    codes: Int[Tensor, "batch beam child"]
+    is_padding: Bool[Tensor, "batch beam child"]
 
 
 class Blocked(NamedTuple):
@@ -85,7 +109,7 @@ class PrefixIndex:
 
     @property
     def num_bytes(self) -> int:
-        tensors = [tensor for level in self.levels for tensor in (level.codes, level.first_edge)]
+        tensors = [tensor for level in self.levels for tensor in level[:2]]
         return sum(tensor.numel() * tensor.element_size() for tensor in [*tensors, self.items])
 
     @cached_property
@@ -99,7 +123,7 @@ class PrefixIndex:
         if self.items.device == torch.device(device):
             return self
         levels = tuple(
-            Level(level.codes.to(device), level.first_edge.to(device), level.fan_out)
+            Level(level.padded_codes.to(device), level.first_edge.to(device), level.fan_out)
             for level in self.levels
         )
         return PrefixIndex(levels, self.items.to(device), self.num_items)
@@ -141,7 +165,7 @@ class PrefixIndex:
 
 def _level(codes: Tensor, first_edge: Tensor) -> Level:
     fan_out = int(first_edge.diff().max()) if first_edge.shape[0] > 1 else 0
-    return Level(codes, first_edge.int(), fan_out)
+    return Level(F.pad(codes, (0, fan_out)), first_edge.int(), fan_out)
 
 
 def _smallest_dtype(codebook_size: int) -> torch.dtype:

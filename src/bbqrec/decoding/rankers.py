@@ -135,7 +135,6 @@ class BothRanker:
             dense = short_list.scores.gather(1, order)
             generative = self.model.score_items(items, lengths, candidates.clamp(min=0))
             totals = dense + self.generative_weight * generative
-            totals = totals.masked_fill(candidates < 0, -torch.inf)
             scores, order = totals.sort(dim=1, descending=True, stable=True)
             ranked = candidates.gather(1, order).masked_fill(scores == -torch.inf, -1)
             return Ranking(ranked[:, :k], scores[:, :k])
