@@ -23,7 +23,8 @@ _WOOD = (150, 106, 68)
 _BRASS = (198, 160, 84)
 
 Color = tuple[int, int, int]
-Points = list[tuple[float, float]]
+Number = float | int
+Points = list[tuple[Number, Number]]
 
 
 class Nuisance(NamedTuple):
@@ -42,7 +43,7 @@ class Nuisance(NamedTuple):
 def draw_picture_nuisance(num_items: int, generator: np.random.Generator) -> Nuisance:
     """Background, light, camera and frame of each item's photograph."""
 
-    def uniform(low: float, high: float) -> NDArray[np.float64]:
+    def uniform(low: Number, high: Number) -> NDArray[np.float64]:
         return generator.uniform(low, high, num_items)
 
     return Nuisance(
@@ -151,7 +152,7 @@ class _Pen:
 
 
 def _ellipse(
-    x: float, y: float, width: float, height: float, start: float = 0, end: float = 360
+    x: Number, y: Number, width: Number, height: Number, start: Number = 0, end: Number = 360
 ) -> Points:
     angles = np.radians(np.linspace(start, end, 40))
     return [(x + width * math.cos(a), y + height * math.sin(a)) for a in angles]

@@ -51,23 +51,23 @@ class VisualEncoder:
         cls, statistics: Float[Tensor, "item statistic"], dim: int | None = None
     ) -> "VisualEncoder":
         """Learn the main directions of `picture_statistics`; `dim` is capped by the data's rank."""
-        centered = statistics.double() - statistics.double().mean(0)
-        block_variance = torch.stack(
-            [b.square().mean(0).sum() for b in torch.split(centered, list(BLOCKS), 1)]
-        )
-        scale = block_variance.clamp(min=1e-12).rsqrt().repeat_interleave(torch.tensor(BLOCKS))
-        scaled = centered * scale
-        variance, directions = torch.linalg.eigh(scaled.T @ scaled / len(scaled))  # ascending
-        width = min(dim or DEFAULT_DIM, len(variance))
-        kept = max(1, int((variance[-width:] > 1e-9 * variance[-1]).sum()))
+        from sklearn.decomposition import PCA
+
+        mean = statistics.double().mean(0)
+        blocks = torch.split(statistics.double() - mean, list(BLOCKS), 1)
+        variance = torch.stack([block.square().mean(0).sum() for block in blocks])
+        scale = variance.clamp(min=1e-12).rsqrt().repeat_interleave(torch.tensor(BLOCKS))
+        scaled = (torch.cat(blocks, 1) * scale).numpy()
+        pca = PCA(min(dim or DEFAULT_DIM, *scaled.shape), random_state=0).fit(scaled)
+        kept = max(1, int((pca.explained_variance_ > 1e-9 * pca.explained_variance_[0]).sum()))
         logger.info(
             "%d pictures, %d dimensions keep %.0f %% of the variance",
             len(statistics),
             kept,
-            100 * float(variance[-kept:].sum() / variance.sum().clamp(min=1e-12)),
+            100 * pca.explained_variance_ratio_[:kept].sum(),
         )
-        components = directions[:, -kept:].flip(1).T * scale
-        return cls(statistics.double().mean(0).float(), components.float())
+        components = torch.from_numpy(pca.components_[:kept]) * scale
+        return cls(mean.float(), components.float())
 
     def encode(self, images: Sequence[bytes]) -> Float[Tensor, "item dim"]:
         """One row per image file.
