@@ -1,7 +1,7 @@
 """Which encoder turns which part of the catalog into vectors."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -42,7 +42,7 @@ class ModalityConfig(Config):
     max_bad_share: float = Field(0.2, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _fits_together(self) -> "ModalityConfig":
         needed = _SOURCE_OF_ENCODER.get(self.encoder)
         if needed and self.source not in (None, needed):
             raise ValueError(f"the encoder {self.encoder!r} reads {needed}, not {self.source}")
