@@ -19,7 +19,7 @@ from bbqrec.ranking import Histories, Ranker, Ranking, top_items
 from bbqrec.semantic_ids import SemanticIds
 
 SHOW_PROGRESS_FROM = 5  # batches
-MAX_EXHAUSTIVE_FLOATS = 2**26
+MAX_EXHAUSTIVE_FLOATS = 2**24
 
 Answer = Callable[[Histories, Tensor, Tensor], Ranking]
 
