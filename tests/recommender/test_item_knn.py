@@ -86,6 +86,29 @@ def test_tuning_reads_no_test_item_and_finds_the_planted_order() -> None:
     assert float((ranking.items[:, 0] == targets).double().mean()) > 0.6
 
 
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_tuning_measures_what_a_ranking_shows(exclude_seen: bool) -> None:
+    data = random_dataset(num_users=200, num_items=30, seed=9, follows=0.3)
+    grid = {"windows": (3,), "backward_weights": (0.5,), "shrinkages": (0.0, 30.0)}
+    memories = ((1, 1.0), (20, 20.0))
+
+    tuned = tune_item_knn(
+        data, exclude_seen=exclude_seen, num_cases=10**6, memories=memories, **grid
+    )
+
+    found = {}
+    for shrinkage in (0.0, 30.0):
+        for length, decay in memories:
+            config = ItemKnnConfig(
+                window=3, shrinkage=shrinkage, history_length=length, decay=decay
+            )
+            histories = data.validation.histories.to_histories()
+            ranking = fit_item_knn(data, config).rank(histories, 10, exclude_seen=exclude_seen)
+            is_hit = ranking.items.numpy() == data.validation.targets[:, None]
+            found[config] = float((is_hit / np.log2(np.arange(2, 12))).sum())
+    assert found[tuned.config] == pytest.approx(max(found.values()))
+
+
 def test_items_never_seen_in_training_score_zero() -> None:
     data = random_dataset(num_users=30, num_items=10, seed=2)
     is_kept = data.train.items != 4

@@ -12,8 +12,8 @@ from bbqrec.ranking import Histories, Ranking, top_items
 class Popularity:
     """Ranks items by how often they occur in training; an item never seen there scores 0."""
 
-    def __init__(self, counts: Float[Tensor, "item"]) -> None:
-        self.counts = counts
+    def __init__(self, scores: Float[Tensor, "item"]) -> None:
+        self.scores = scores
 
     def rank(
         self,
@@ -24,7 +24,7 @@ class Popularity:
         allowed: Bool[Tensor, "item"] | None = None,
     ) -> Ranking:
         """The `k` most popular items for each history, see `Ranker`."""
-        scores = self.counts.to(histories.items.device).expand(histories.num_users, -1)
+        scores = self.scores.to(histories.items.device).expand(histories.num_users, -1)
         return top_items(scores, histories, k, exclude_seen=exclude_seen, allowed=allowed)
 
 
