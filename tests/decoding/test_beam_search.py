@@ -133,3 +133,22 @@ def test_any_object_with_the_two_methods_is_a_code_scorer() -> None:
 
     assert isinstance(new_session(ids, batch=1, seed=0), CodeScorer)
     assert not isinstance(ids, CodeScorer)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_gpu_gives_the_ranking_of_the_cpu(coarse: bool) -> None:
+    ids = random_ids(500, (8, 8, 8), seed=0)
+    index = PrefixIndex.build(ids)
+    seen = histories([1, 2, 3], [], list(range(0, 500, 2)))
+    session = new_session(ids, batch=3, seed=0, coarse=coarse)
+    tables, state = [table.cuda() for table in session.tables], session.state.cuda()
+
+    expected = beam_search(session, index, beam_width=10, excluded=seen)
+    ranking = beam_search(
+        RandomSession(tables, state), index.to("cuda"), beam_width=10, excluded=seen.to("cuda")
+    )
+
+    assert ranking.items.tolist() == expected.items.tolist()
+    torch.testing.assert_close(ranking.scores.cpu(), expected.scores)

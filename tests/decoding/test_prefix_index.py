@@ -1,6 +1,5 @@
 from collections import defaultdict
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -132,16 +131,3 @@ def test_an_index_already_on_its_device_is_not_copied() -> None:
     index = PrefixIndex.build(random_ids(5, (3, 3), seed=0))
 
     assert index.to("cpu") is index
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_moving_to_a_gpu_keeps_every_table() -> None:
-    index = PrefixIndex.build(random_ids(500, (8, 8, 8), seed=0))
-
-    back = index.to("cuda").to("cpu")
-
-    assert torch.equal(back.items, index.items)
-    assert all(
-        torch.equal(a.codes, b.codes) for a, b in zip(back.levels, index.levels, strict=True)
-    )

@@ -111,6 +111,20 @@ def test_items_seen_before_the_models_window_are_left_out_too(rank_by: str) -> N
     )
 
 
+def test_only_the_dense_short_list_is_ranked_by_both_scores() -> None:
+    model, histories = RandomModel(IDS), random_histories(9)
+
+    ranking = make_ranker(model, IDS, wide("both", num_candidates=15)).rank(
+        histories, 10, exclude_seen=True
+    )
+
+    dense, both = (full_table(model, histories, rank_by) for rank_by in ("dense", "both"))
+    short_list = top_items(dense, histories, 15, exclude_seen=True).items
+    for user, candidates in enumerate(short_list.tolist()):
+        expected = sorted(candidates, key=both[user].neg().tolist().__getitem__)[:10]
+        assert ranking.items[user].tolist() == expected
+
+
 def test_a_narrow_beam_widens_to_the_number_of_items_asked_for() -> None:
     model, histories = RandomModel(IDS), random_histories(5)
 

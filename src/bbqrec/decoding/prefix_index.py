@@ -120,13 +120,14 @@ class PrefixIndex:
         return places
 
     def to(self, device: torch.device | str) -> "PrefixIndex":
-        if self.items.device == torch.device(device):
+        items = self.items.to(device)
+        if items is self.items:
             return self
         levels = tuple(
             Level(level.padded_codes.to(device), level.first_edge.to(device), level.fan_out)
             for level in self.levels
         )
-        return PrefixIndex(levels, self.items.to(device), self.num_items)
+        return PrefixIndex(levels, items, self.num_items)
 
     def restrict(self, allowed: Bool[Tensor, "item"]) -> "PrefixIndex":
         """The index of the allowed items alone: what leads only to others is gone."""
@@ -148,16 +149,16 @@ class PrefixIndex:
         """
         edges = self.places[excluded.items].long()
         is_here = edges >= 0
-        pairs = torch.unique((excluded.rows() * max(1, len(self)) + edges)[is_here])
-        users, edges = pairs // max(1, len(self)), pairs % max(1, len(self))
+        pairs = torch.unique((excluded.rows() * len(self) + edges)[is_here])
+        users, edges = pairs // len(self), pairs % len(self)
         blocked: list[Blocked] = []
         for level in reversed(self.levels):
             nodes = torch.searchsorted(level.first_edge, edges.int(), right=True) - 1
             blocked.append(Blocked(users, nodes, edges - level.first_edge[nodes]))
             pairs, num_closed = torch.unique_consecutive(
-                users * max(1, level.num_nodes) + nodes, return_counts=True
+                users * level.num_nodes + nodes, return_counts=True
             )
-            users, nodes = pairs // max(1, level.num_nodes), pairs % max(1, level.num_nodes)
+            users, nodes = pairs // level.num_nodes, pairs % level.num_nodes
             is_closed = num_closed == level.first_edge.diff()[nodes]
             users, edges = users[is_closed], nodes[is_closed]
         return blocked[::-1]
