@@ -150,6 +150,11 @@ def _to_features(job: Job, made: Encoded, identity: dict[str, Any]) -> Features:
     num_items = job.dataset.num_items
     vectors = torch.zeros(num_items, made.vectors.shape[1]).index_copy(0, items, made.vectors)
     is_present = vectors.any(1)
+    if not is_present.any():
+        raise FeatureError(
+            f"the encoder {job.config.encoder!r} finds no difference between the items, so the "
+            f"modality {job.modality!r} would be empty; leave it out"
+        )
     statistics = {
         **made.statistics,
         "present": int(is_present.sum()),

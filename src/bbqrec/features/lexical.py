@@ -53,7 +53,7 @@ class LexicalEncoder:
         Raises:
             FeatureError: no text holds a word.
         """
-        from sklearn.decomposition import TruncatedSVD
+        from sklearn.utils.extmath import randomized_svd
 
         # A term of one text says nothing about likeness; of small catalogs all terms are kept.
         vectorizer = _vectorizer(min_df=2 if len(texts) >= 100 else 1, max_features=MAX_TERMS)
@@ -63,19 +63,19 @@ class LexicalEncoder:
             raise FeatureError(
                 "no word occurs in the texts (or none in two of them); name other text columns"
             ) from None
+        matrix = matrix.astype(np.float32)
         width = min(dim or DEFAULT_DIM, *matrix.shape)
-        svd = TruncatedSVD(width, n_iter=4, random_state=0).fit(matrix.astype(np.float32))
-        strength = svd.singular_values_
+        _, strength, directions = randomized_svd(matrix, width, n_iter=4, random_state=0)
         kept = max(1, int((strength > 1e-5 * strength[0]).sum()))
         logger.info(
-            "%d texts, %d terms, %d dimensions keep %.0f %% of the variance",
+            "%d texts, %d terms, %d dimensions keep %.0f %% of the weight",
             len(texts),
             matrix.shape[1],
             kept,
-            100 * svd.explained_variance_ratio_[:kept].sum(),
+            100 * np.square(strength[:kept]).sum() / matrix.power(2).sum(),
         )
         terms = vectorizer.get_feature_names_out().tolist()
-        return cls(terms, vectorizer.idf_, svd.components_[:kept].astype(np.float32))
+        return cls(terms, vectorizer.idf_, directions[:kept].astype(np.float32))
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "item dim"]:
         """One row per text; a text without a known word is all zeros."""

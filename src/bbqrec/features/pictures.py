@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bbqrec.data import iter_images
 from bbqrec.errors import FeatureError
-from bbqrec.features.images import UnreadableImageError, open_image
+from bbqrec.features.image_files import UnreadableImageError, open_image
 from bbqrec.features.shards import compute_in_shards
 from bbqrec.features.sources import BATCHES_PER_SHARD, Encoded, Job, check_bad_share
 from bbqrec.features.visual import VisualEncoder, picture_statistics

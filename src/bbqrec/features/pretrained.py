@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from bbqrec.errors import FeatureError, MissingDependencyError
-from bbqrec.features.images import open_image
+from bbqrec.features.image_files import open_image
 from bbqrec.storage import sha256_file, write_json
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from bbqrec.features.images import open_image
+from bbqrec.features.image_files import open_image
 from bbqrec.storage import read_tensors, write_json, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -51,22 +51,23 @@ class VisualEncoder:
         cls, statistics: Float[Tensor, "item statistic"], dim: int | None = None
     ) -> "VisualEncoder":
         """Learn the main directions of `picture_statistics`; `dim` is capped by the data's rank."""
-        from sklearn.decomposition import PCA
+        from sklearn.utils.extmath import randomized_svd
 
         mean = statistics.double().mean(0)
         blocks = torch.split(statistics.double() - mean, list(BLOCKS), 1)
         variance = torch.stack([block.square().mean(0).sum() for block in blocks])
         scale = variance.clamp(min=1e-12).rsqrt().repeat_interleave(torch.tensor(BLOCKS))
         scaled = (torch.cat(blocks, 1) * scale).numpy()
-        pca = PCA(min(dim or DEFAULT_DIM, *scaled.shape), random_state=0).fit(scaled)
-        kept = max(1, int((pca.explained_variance_ > 1e-9 * pca.explained_variance_[0]).sum()))
+        width = min(dim or DEFAULT_DIM, *scaled.shape)
+        _, strength, directions = randomized_svd(scaled, width, random_state=0)
+        kept = max(1, int((strength > 1e-5 * strength[0]).sum()))
         logger.info(
             "%d pictures, %d dimensions keep %.0f %% of the variance",
             len(statistics),
             kept,
-            100 * pca.explained_variance_ratio_[:kept].sum(),
+            100 * np.square(strength[:kept]).sum() / max(np.square(scaled).sum(), 1e-12),
         )
-        components = torch.from_numpy(pca.components_[:kept]) * scale
+        components = torch.from_numpy(directions[:kept]) * scale
         return cls(mean.float(), components.float())
 
     def encode(self, images: Sequence[bytes]) -> Float[Tensor, "item dim"]:

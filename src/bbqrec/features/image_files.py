@@ -39,7 +39,9 @@ def open_image(content: bytes) -> Image.Image:
                     )
                 image.draft(None, (MAX_SIDE, MAX_SIDE))  # JPEG: decode no more than is needed
                 image.load()
-                return _to_rgb(_reduced(_upright(image)))
+                picture = _to_rgb(_middle(_upright(image)))
+                picture.thumbnail((MAX_SIDE, MAX_SIDE))
+                return picture
         except UnreadableImageError:
             raise
         except UnidentifiedImageError:
@@ -56,16 +58,14 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _reduced(image: Image.Image) -> Image.Image:
+def _middle(image: Image.Image) -> Image.Image:
     """Models scale the shorter side up: a hair of 1 x 5000 pixels would become a billion."""
     width, height = image.size
-    keep = (min(width, MAX_RATIO * height), min(height, MAX_RATIO * width))
-    if keep != image.size:
-        left, top = (width - keep[0]) // 2, (height - keep[1]) // 2
-        image = image.crop((left, top, left + keep[0], top + keep[1]))
-    if max(image.size) > MAX_SIDE and image.mode in ("L", "RGB", "RGBA", "LA", "CMYK"):
-        image.thumbnail((MAX_SIDE, MAX_SIDE))
-    return image
+    kept_width, kept_height = min(width, MAX_RATIO * height), min(height, MAX_RATIO * width)
+    if (kept_width, kept_height) == image.size:
+        return image
+    left, top = (width - kept_width) // 2, (height - kept_height) // 2
+    return image.crop((left, top, left + kept_width, top + kept_height))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
