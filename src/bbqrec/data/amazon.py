@@ -14,8 +14,9 @@ from typing import Any
 import orjson
 import polars as pl
 
+from bbqrec.data.lines import Rejected, base_name, first_line
 from bbqrec.data.raw import ImageFiles, RawData, first_known
-from bbqrec.data.records import LINE, Rejected, as_text, base_name, first_line, json_chunks
+from bbqrec.data.records import LINE, as_text, json_chunks
 from bbqrec.data.tables import files_named_by_item
 from bbqrec.errors import DataError
 

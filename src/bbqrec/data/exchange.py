@@ -141,7 +141,8 @@ def read_histories(path: Path) -> tuple[list[str], list[list[str]]]:
     list in Parquet, ids separated by spaces in text) or one row per interaction, ordered by
     timestamp or position where there is one. Unusable lines are skipped and logged.
     """
-    from bbqrec.data.records import Layout, Rejected, base_name, read_chunks
+    from bbqrec.data.lines import Rejected, base_name
+    from bbqrec.data.records import Layout, read_chunks
 
     if not path.is_file():
         raise DataError(f"{path} does not exist; give a file of histories")
@@ -162,7 +163,7 @@ def read_histories(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _json_histories(path: Path, rejected: Any) -> tuple[list[str], list[list[str]]]:
-    from bbqrec.data.records import read_lines
+    from bbqrec.data.lines import read_lines
 
     users, histories = [], []
     for number, text in read_lines(path, rejected):

@@ -47,10 +47,9 @@ def write_items(
     titles = items[title].fill_null(items["item_id"]).to_list() if title else list(item_ids)
     items = items.select("item_id", *names)
     items.write_parquet(directory / ITEMS_FILE, row_group_size=8192)
-    text = pl.any_horizontal(pl.col(name).is_not_null() for name in names)
-    is_described = (
-        items.select(text).to_series().to_numpy() if names else np.zeros(items.height, dtype=bool)
-    )
+    is_described = np.zeros(items.height, dtype=bool)
+    for name in names:
+        is_described |= items[name].is_not_null().to_numpy()
     described, used = set(raw_items["item_id"]), set(item_ids)
     counts = {
         "items_described_but_never_used": len(described - used),

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from bbqrec.data.amazon import find_files, read_amazon
+from bbqrec.data.lines import Rejected, base_name, first_line
 from bbqrec.data.prepare import PrepareConfig
 from bbqrec.data.published import read_lcrec, read_movielens, read_recbole, read_sequences
 from bbqrec.data.raw import RawData
-from bbqrec.data.records import Layout, Rejected, base_name, first_line
+from bbqrec.data.records import Layout
 from bbqrec.data.tables import INTERACTION_STEMS, SUFFIXES, find_table, read_folder, read_table
 from bbqrec.errors import DataError
 
@@ -14,17 +15,18 @@ from bbqrec.errors import DataError
 def read_source(source: Path, config: PrepareConfig, rejected: Rejected) -> RawData:
     """Interactions, items and images of `source`, read as `config.format` says."""
     name = detect(source) if config.format == "auto" else config.format
+    columns = {str(ours): theirs for ours, theirs in config.columns.items()}
     layout = Layout(config.delimiter, config.encoding or "utf-8", config.header)
     if name == "folder" and source.is_dir():
-        return read_folder(source, config.columns, layout, rejected)
+        return read_folder(source, columns, layout, rejected)
     if name == "table" and source.is_file():
-        return read_table(source, config.columns, layout, rejected)
+        return read_table(source, columns, layout, rejected)
     if name in ("folder", "table"):
         raise DataError(f"{source}: format {name!r} needs a {name.replace('table', 'file')}")
     if name == "amazon":
         return read_amazon(source, rejected)
     if name == "recbole":
-        return read_recbole(source, config.columns, rejected)
+        return read_recbole(source, columns, rejected)
     if name == "movielens":
         return read_movielens(source, rejected)
     if name == "lcrec":

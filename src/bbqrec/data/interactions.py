@@ -7,9 +7,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from bbqrec.data.lines import Rejected
 from bbqrec.data.prepare import PrepareConfig
 from bbqrec.data.raw import RawData
-from bbqrec.data.records import LINE, Rejected
+from bbqrec.data.records import LINE
 from bbqrec.errors import DataError
 
 _EPOCH_FLOOR = 1e8  # as seconds this is 1973: smaller numbers are counters, not dates
@@ -312,8 +313,8 @@ def _k_core(log: EventLog, min_user: int, min_item: int) -> EventLog:
 
 def _renumbered(log: EventLog, seed: int) -> EventLog:
     """Number what is left: users in their order, items by a seeded random permutation."""
-    users = np.unique(log.users)
-    items = np.unique(log.items)
+    users = np.flatnonzero(np.bincount(log.users))
+    items = np.flatnonzero(np.bincount(log.items))
     items = items[np.random.default_rng([seed, 0]).permutation(len(items))]
     user_of = np.full(len(log.user_ids), -1, dtype=np.int32)
     user_of[users] = np.arange(len(users))

@@ -76,7 +76,7 @@ def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:
     from bbqrec.data.gather import write_images, write_items
     from bbqrec.data.importers import read_source
     from bbqrec.data.interactions import build_log
-    from bbqrec.data.records import Rejected
+    from bbqrec.data.lines import Rejected
     from bbqrec.data.splits import split_log
     from bbqrec.data.statistics import describe, warn
 

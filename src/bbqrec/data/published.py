@@ -5,8 +5,9 @@ from pathlib import Path
 import polars as pl
 
 from bbqrec.data.exchange import read_id_map
+from bbqrec.data.lines import Rejected, read_lines
 from bbqrec.data.raw import RawData, first_known, sequences_frame
-from bbqrec.data.records import LINE, Layout, Rejected, as_text, read_chunks, read_lines
+from bbqrec.data.records import LINE, Layout, as_text, read_chunks
 from bbqrec.data.tables import files_named_by_item
 from bbqrec.errors import DataError
 from bbqrec.storage import read_json
@@ -121,7 +122,7 @@ def read_lcrec(source: Path, rejected: Rejected) -> RawData:
         raise DataError(f'{path} must be a JSON object such as {{"0": [4, 8, 15]}}')
     user_of = _own_ids(path.with_name(f"{stem}.user2id"))
     item_of = _own_ids(path.with_name(f"{stem}.item2id"))
-    users = [user_of.get(user, user) for user in table]
+    users = [user_of.get(str(user), str(user)) for user in table]
     sequences = [[item_of.get(str(i), str(i)) for i in items] for items in table.values()]
     rejected.seen(path, len(users), is_last=True)
     items_path = path.with_name(f"{stem}.item.json")
@@ -166,8 +167,8 @@ def read_sequences(source: Path, rejected: Rejected) -> RawData:
         if not items:
             rejected.add(path, number, "a user without items", text)
             continue
-        users.append(user_of.get(user, user))
-        sequences.append([item_of.get(item, item) for item in items])
+        users.append(str(user_of.get(user, user)))
+        sequences.append([str(item_of.get(item, item)) for item in items])
     rejected.check(path)
     if not users:
         raise DataError(f"{path} is empty; each line must hold a user and its items")

@@ -1,65 +1,25 @@
 """Rows out of files: delimited text, JSON lines and Parquet, read in bounded pieces.
 
-Every column of a text file is read as a string, so that the id 007 stays "007". A line that
-cannot be read is set aside with its number and the reason, up to a stated share of all lines.
+Every column of a text file is read as a string, so that the id 007 stays "007".
 """
 
 import csv
-import gzip
-import io
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
 import polars as pl
 
+from bbqrec.data.lines import Lines, Rejected, base_name, open_lines, read_lines
 from bbqrec.errors import DataError
 
 CHUNK_ROWS = 200_000
-MAX_LINE_BYTES = 16 * 2**20
 MAX_FIELD_CHARS = 2**20
 LINE = "line"  # 1-based number of the line (of the row, in Parquet) that a row came from
-_EARLY_CHECK_ROWS = 100_000
-
-
-class Rejected:
-    """Lines set aside, with the rule that too many of them end the job."""
-
-    def __init__(self, max_share: float) -> None:
-        self.max_share = max_share
-        self.rows: list[dict[str, Any]] = []
-        self.num_lines: Counter[str] = Counter()
-        self._counts: Counter[str] = Counter()
-
-    def add(self, path: Path, line: int, reason: str, text: str = "") -> None:
-        """Set a line aside; the first 200 characters of its text are kept."""
-        self.rows.append({"file": path.name, "line": line, "reason": reason, "text": text[:200]})
-        self._counts[path.name] += 1
-
-    def seen(self, path: Path, num_lines: int, *, is_last: bool) -> None:
-        """Note that `num_lines` lines were read; DataError when too many of them were bad."""
-        self.num_lines[path.name] = num_lines
-        if is_last or num_lines >= _EARLY_CHECK_ROWS:
-            self.check(path)
-
-    def check(self, path: Path) -> None:
-        """DataError when more than the allowed share of the file's lines was set aside."""
-        count, total = self._counts[path.name], self.num_lines[path.name]
-        if count > self.max_share * total:
-            first = next(row for row in self.rows if row["file"] == path.name)
-            raise DataError(
-                f"{path}: {count} of {total} lines cannot be used, more than the allowed share of "
-                f"{self.max_share:g}; the first is line {first['line']}: {first['reason']}; "
-                "correct the file or raise max_bad_share"
-            )
-
-    def to_jsonl(self) -> bytes:
-        """All lines set aside, one JSON object per line."""
-        return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in self.rows)
 
 
 class Layout(NamedTuple):
@@ -69,11 +29,6 @@ class Layout(NamedTuple):
     encoding: str = "utf-8"
     header: Sequence[str] | None = None
     is_quoted: bool = True
-
-
-def base_name(path: Path) -> str:
-    """The file's name in lower case without a trailing .gz."""
-    return path.name.lower().removesuffix(".gz")
 
 
 def read_chunks(path: Path, layout: Layout, rejected: Rejected) -> Iterator[pl.DataFrame]:
@@ -91,67 +46,6 @@ def read_chunks(path: Path, layout: Layout, rejected: Rejected) -> Iterator[pl.D
         yield chunk
     if is_empty:
         raise DataError(f"{path} has no rows; give a file with at least one interaction or item")
-
-
-def read_lines(
-    path: Path, rejected: Rejected, encoding: str = "utf-8"
-) -> Iterator[tuple[int, str]]:
-    """The non-blank lines of a text file with their numbers, gzipped or not."""
-    try:
-        with _open(path) as file:
-            yield from _decoded(path, file, rejected, encoding)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is a damaged gzip file ({error}); fetch it again") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def first_line(path: Path, encoding: str = "utf-8") -> str:
-    """The first non-blank line, for telling formats apart; empty when there is none."""
-    return next((text for _, text in read_lines(path, Rejected(1.0), encoding)), "")
-
-
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
-
-
-def _decoded(
-    path: Path, file: BinaryIO, rejected: Rejected, encoding: str
-) -> Iterator[tuple[int, str]]:
-    number = 0
-    if encoding.lower().startswith(("utf-16", "utf-32", "utf_16", "utf_32")):
-        with io.TextIOWrapper(file, encoding=encoding, errors="replace", newline="\n") as text_file:
-            for number, text in enumerate(text_file, start=1):
-                if text.strip():
-                    yield number, text.rstrip("\r\n")
-        rejected.seen(path, number, is_last=True)
-        return
-    while line := file.readline(MAX_LINE_BYTES):
-        number += 1
-        if number == 1:
-            if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise DataError(f'{path} is UTF-16 text; set encoding = "utf-16" or save as UTF-8')
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-            while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            rejected.add(path, number, f"longer than {MAX_LINE_BYTES} bytes")
-            continue
-        try:
-            text = line.decode(encoding)
-        except UnicodeDecodeError as error:
-            shown = line[:200].decode("latin-1")
-            reason = f"not {encoding} text at byte {error.start}; is it another encoding?"
-            rejected.add(path, number, reason, shown)
-            continue
-        except LookupError:
-            raise DataError(f'there is no encoding {encoding!r}; "latin-1" is one') from None
-        text = text.rstrip("\r\n")
-        if text and not text.isspace():
-            yield number, text
-        if number % _EARLY_CHECK_ROWS == 0:
-            rejected.seen(path, number, is_last=False)
-    rejected.seen(path, number, is_last=True)
 
 
 def _parquet_chunks(path: Path) -> Iterator[pl.DataFrame]:
@@ -216,31 +110,34 @@ def as_text(value: Any) -> str | None:
 
 
 def _delimited_chunks(path: Path, layout: Layout, rejected: Rejected) -> Iterator[pl.DataFrame]:
-    lines = read_lines(path, rejected, layout.encoding)
-    header = layout.header
-    first = next(lines, None)
-    if first is None:
-        raise DataError(f"{path} is empty; give a file with a header line and rows")
-    delimiter = layout.delimiter or _guess_delimiter(path, first[1])
-    quoting = csv.QUOTE_MINIMAL if layout.is_quoted else csv.QUOTE_NONE
-    if header is None:
-        header = [name.strip() for name in next(csv.reader([first[1]], delimiter=delimiter))]
-    else:
-        lines = _chain(first, lines)
-    repeated = [name for name, count in Counter(header).items() if count > 1]
-    if repeated:
-        raise DataError(f"{path} has two columns called {repeated[0]!r}; rename one of them")
-    width = len(header)
-    rows = _parsed_rows(path, lines, delimiter, quoting, width, rejected)
-    schema = {LINE: pl.UInt32, **dict.fromkeys(header, pl.String)}
-    is_first = True
-    while (batch := list(islice(rows, CHUNK_ROWS))) or is_first:
-        is_first = False
-        columns = zip(*batch, strict=True) if batch else iter([()] * (width + 1))
-        yield pl.DataFrame(
-            [pl.Series(n, c, dtype=t) for (n, t), c in zip(schema.items(), columns, strict=True)]
-        )
+    with open_lines(path, rejected, layout.encoding) as lines:
+        first = next(iter(lines), None)
+        if first is None:
+            raise DataError(f"{path} is empty; give a file with a header line and rows")
+        delimiter = layout.delimiter or _guess_delimiter(path, first[1])
+        header = layout.header
+        if header is None:
+            header = [name.strip() for name in next(csv.reader([first[1]], delimiter=delimiter))]
+        else:
+            lines.number -= 1
+            lines.give_back(first[1].encode(lines.encoding) + b"\n")
+        repeated = [name for name, count in Counter(header).items() if count > 1]
+        if repeated:
+            raise DataError(f"{path} has two columns called {repeated[0]!r}; rename one of them")
+        yield pl.DataFrame(schema=_text_schema(header))
+        if lines.encoding == "utf-8":
+            yield from _plain_blocks(lines, header, delimiter)
+        quoting = csv.QUOTE_MINIMAL if layout.is_quoted else csv.QUOTE_NONE
+        rows = _parsed_rows(lines, delimiter, quoting, len(header), rejected)
+        while batch := list(islice(rows, CHUNK_ROWS)):
+            schema = _text_schema(header).items()
+            columns = zip(schema, zip(*batch, strict=True), strict=True)
+            yield pl.DataFrame([pl.Series(name, c, dtype=dtype) for (name, dtype), c in columns])
     rejected.check(path)
+
+
+def _text_schema(header: Sequence[str]) -> dict[str, Any]:
+    return {LINE: pl.UInt32, **dict.fromkeys(header, pl.String)}
 
 
 def _guess_delimiter(path: Path, header: str) -> str:
@@ -249,25 +146,47 @@ def _guess_delimiter(path: Path, header: str) -> str:
     return max(",\t;|", key=header.count)
 
 
-def _chain(first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    yield first
-    yield from rest
+def _plain_blocks(lines: Lines, header: Sequence[str], delimiter: str) -> Iterator[pl.DataFrame]:
+    """The fast path: blocks without quotes or defects, which Polars reads in parallel.
+
+    At the first block with either, stops and gives it back: the careful reader takes over there
+    and knows every line's number.
+    """
+    schema = dict.fromkeys(header, pl.String)
+    while block := lines.read_block():
+        num_rows = block.count(b"\n") + (not block.endswith(b"\n"))
+        # Without quotes a line is a row, and as Polars refuses lines that are too long, the
+        # right number of delimiters in all means that no line is too short either.
+        is_regular = b'"' not in block and (
+            block.count(delimiter.encode()) == num_rows * (len(header) - 1)
+        )
+        frame = None
+        if is_regular:
+            with suppress(pl.exceptions.PolarsError):
+                frame = pl.read_csv(
+                    block,
+                    has_header=False,
+                    schema=schema,
+                    separator=delimiter,
+                    quote_char=None,
+                    empty_string_is_null=False,
+                )
+        if frame is None or frame.height != num_rows:
+            lines.give_back(block)
+            return
+        yield frame.with_row_index(LINE, offset=lines.number + 1)
+        lines.number += num_rows
 
 
 def _parsed_rows(
-    path: Path,
-    lines: Iterable[tuple[int, str]],
-    delimiter: str,
-    quoting: int,
-    width: int,
-    rejected: Rejected,
+    lines: Lines, delimiter: str, quoting: int, width: int, rejected: Rejected
 ) -> Iterator[tuple[Any, ...]]:
     """Rows as (line, field, ...); a quoted field may hold line breaks."""
-    number = 0
+    number = done = lines.number
 
     def feed() -> Iterator[str]:
         nonlocal number
-        for number, text in lines:  # noqa: B007
+        for number, text in lines:  # noqa: B007 - seen outside, as the line of a row
             yield text + "\n"
 
     previous = csv.field_size_limit(MAX_FIELD_CHARS)
@@ -280,9 +199,13 @@ def _parsed_rows(
                         yield (number, *row)
                     else:
                         reason = f"{len(row)} fields where the header has {width}"
-                        rejected.add(path, number, reason, delimiter.join(row))
+                        text = delimiter.join(row)
+                        rejected.add(lines.path, number, reason, text, num_lines=number - done)
+                    done = number
                 return
             except csv.Error as error:
-                rejected.add(path, number, f"{error} (an unclosed quote?)")
+                reason = f"{error} (an unclosed quote?)"
+                rejected.add(lines.path, number, reason, num_lines=number - done)
+                done = number
     finally:
         csv.field_size_limit(previous)

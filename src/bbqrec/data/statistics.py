@@ -17,7 +17,7 @@ _MIN_SORTED_LENGTH = 4
 _MIN_USERS = 20
 
 
-def describe(log: EventLog) -> dict[str, float]:
+def describe(log: EventLog) -> dict[str, int | float]:
     """Counts, means and medians of the events that were split."""
     per_user = np.bincount(log.users, minlength=len(log.user_ids))
     per_item = np.bincount(log.items, minlength=len(log.item_ids))
@@ -42,7 +42,7 @@ def describe(log: EventLog) -> dict[str, float]:
     }
 
 
-def _order(log: EventLog) -> dict[str, float]:
+def _order(log: EventLog) -> dict[str, int | float]:
     is_pair = np.diff(log.users) == 0  # adjacent events of one user
     rank = _rank_of_ids(log.item_ids)[log.items]
     step = np.diff(rank)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
+from bbqrec.data.lines import Rejected, base_name
 from bbqrec.data.raw import (
     LOG_COLUMNS,
     ImageFiles,
@@ -15,7 +16,7 @@ from bbqrec.data.raw import (
     map_columns,
     require_log_columns,
 )
-from bbqrec.data.records import LINE, Layout, Rejected, base_name, read_chunks
+from bbqrec.data.records import LINE, Layout, read_chunks
 from bbqrec.errors import DataError
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
