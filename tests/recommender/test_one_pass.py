@@ -123,6 +123,40 @@ def test_id_dropout_hides_ids_in_training_only() -> None:
     assert 0.2 < is_dropped[: NUM_ITEMS - 5].float().mean() < 0.8
 
 
+def test_item_vectors_are_remembered_only_while_no_weight_changes() -> None:
+    model = random_model(ONE_PASS)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+
+    with torch.inference_mode():
+        before = model.dense_scores(HISTORIES, LENGTHS)
+        again = model.dense_scores(HISTORIES, LENGTHS)
+    model.train()
+    model.dense_logits(torch.ones(1, ONE_PASS.d_model)).amax().backward()
+    optimizer.step()
+    model.eval()
+    with torch.inference_mode():
+        after = model.dense_scores(HISTORIES, LENGTHS)
+    with torch.enable_grad():
+        expected = model.dense_scores(HISTORIES, LENGTHS)
+
+    assert torch.equal(before, again)
+    torch.testing.assert_close(after, expected)
+    assert not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_half_precision_stays_near_full(name: str) -> None:
+    model = random_model(FORMS[name])
+    candidates = torch.arange(NUM_ITEMS).expand(len(HISTORIES), -1)
+    full = model.score_items(HISTORIES, LENGTHS, candidates)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.score_items(HISTORIES, LENGTHS, candidates)
+
+    assert half.dtype == torch.float32
+    assert (half - full).abs().mean() < 0.1
+
+
 def test_an_item_without_any_part_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one of"):
         RecommenderConfig.parse({"use_id": False, "use_content": False, "use_codes": False})

@@ -19,6 +19,7 @@ from small_catalogs import (
 )
 
 import bbqrec.recommender.similarity as similarity_module
+from bbqrec.errors import ConfigError
 from bbqrec.recommender import RecommenderConfig, SimilarityConfig, similarity_edges
 
 CANDIDATES = torch.arange(NUM_ITEMS).expand(len(HISTORIES), -1)
@@ -152,6 +153,36 @@ def test_remembered_buckets_follow_newly_loaded_weights() -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_text_of_one_item_is_compared_with_the_image_of_another() -> None:
+    tables = random_tables()
+    same_space = {name: vectors[:, :10] for name, vectors in tables.similarity.items()}
+    tables = tables._replace(similarity=same_space)
+    config = with_similarity(ONE_PASS, source="aligned", across=True)
+    model = random_model(config, tables)
+
+    buckets = model.similarity.buckets(HISTORIES, model.catalog)
+
+    assert set(buckets) == {"text", "image", "text>image", "image>text"}
+    present = tables.similarity_present
+    units = {
+        name: F.normalize(vectors - vectors[present[name]].mean(0), dim=-1)
+        for name, vectors in same_space.items()
+    }
+    a, b = next(
+        (p, q)
+        for p in range(5)
+        for q in range(5)
+        if HISTORIES[0, p] != HISTORIES[0, q]
+        and present["text"][HISTORIES[0, p]]
+        and present["image"][HISTORIES[0, q]]
+    )
+    cosine = units["text"][HISTORIES[0, a]] @ units["image"][HISTORIES[0, b]]
+    expected = int((edges_of(config, tables)["text>image"] < cosine).sum())
+    assert buckets["text>image"][0, a, b] == expected
+    with pytest.raises(ConfigError, match="across"):
+        SimilarityConfig.parse({"across": True})
+
+
 def test_shared_codes_count_the_common_prefix() -> None:
     codes = torch.tensor([[1, 2, 3], [1, 2, 4], [1, 5, 3], [0, 2, 3]])
 
@@ -190,6 +221,6 @@ def test_without_pairs_in_any_history_the_catalog_gives_the_edges(
 
     edges = similarity_edges(random_tables(), *lonely, ONE_PASS, torch.Generator().manual_seed(0))
 
-    assert "buckets come from the catalog" in caplog.text
+    assert "drawing from the catalog" in caplog.text
     assert (edges["text"].diff() > 0).all()
     assert edges["text"][0] < 0 < edges["text"][-1]

@@ -6,7 +6,7 @@ from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tu
 from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
 from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.popularity import Popularity, fit_popularity
-from bbqrec.recommender.similarity import similarity_edges
+from bbqrec.recommender.similarity_edges import similarity_edges
 from bbqrec.recommender.tables import ItemTables, catalog_from_weights
 
 __all__ = [

@@ -34,7 +34,6 @@ def build_recommender(
     unit = {
         name: directions(vectors, tables.similarity_present[name])
         for name, vectors in tables.similarity.items()
-        if name in edges
     }
     form = PaperRecommender if config.form == "paper" else OnePassRecommender
     return form(config, tables._replace(similarity=unit), edges)

@@ -61,7 +61,7 @@ class CodeEmbedding(nn.Module):
         self, hidden: Float[Tensor, "entry level dim"], tokens: Int[Tensor, "entry level"]
     ) -> Float[Tensor, "entry"]:
         """Log-probability of whole semantic IDs: the sum over their levels."""
-        scores = self.logits(hidden).log_softmax(-1)
+        scores = self.logits(hidden).log_softmax(-1, torch.float32)
         return scores.gather(-1, self.targets(tokens)[:, :, None]).sum((1, 2))
 
     def log_probabilities(
@@ -70,8 +70,8 @@ class CodeEmbedding(nn.Module):
         """Log-probabilities of one level's codes under the normalization of the config."""
         hidden = hidden * self.output_scale
         if self.normalize == "level":
-            return self._level_logits(hidden, level).log_softmax(-1)
-        scores = (hidden @ self.weight.T).log_softmax(-1)
+            return self._level_logits(hidden, level).log_softmax(-1, torch.float32)
+        scores = (hidden @ self.weight.T).log_softmax(-1, torch.float32)
         return scores[..., self.offsets[level] : self.offsets[level] + self.sizes[level]]
 
     def _level_logits(self, hidden: Tensor, level: int) -> Tensor:

@@ -14,6 +14,8 @@ class SimilarityConfig(Config):
         source: what is compared: frozen "features", "aligned" vectors h_m, "quantized" vectors
             q_m (the caller puts the vectors meant into `ItemTables.similarity`), or how many
             leading "codes" two semantic IDs share, which needs no vectors.
+        across: also compare one item's text with the other's image, and so on; this needs
+            vectors of one space, "aligned" or "quantized".
         form: "additive" adds the table's entry to the attention logit; "multiplicative"
             multiplies the content part of the logit by one plus the entry.
         num_buckets: quantile buckets per modality; the special ones come on top.
@@ -22,9 +24,18 @@ class SimilarityConfig(Config):
 
     enabled: bool = True
     source: Literal["features", "aligned", "quantized", "codes"] = "features"
+    across: bool = False
     form: Literal["additive", "multiplicative"] = "additive"
     num_buckets: int = Field(16, ge=2, le=200)
     num_pairs: int = Field(200_000, ge=100)
+
+    @model_validator(mode="after")
+    def _check(self) -> "SimilarityConfig":
+        if self.across and self.source not in ("aligned", "quantized"):
+            raise ValueError(
+                'across compares modalities, so source must be "aligned" or "quantized"'
+            )
+        return self
 
 
 class RecommenderConfig(Config):

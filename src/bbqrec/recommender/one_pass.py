@@ -64,6 +64,7 @@ class OnePassRecommender(nn.Module):
             else CodeDecoder(config)
         )
         self.user_projection = random_linear(width, width, width**-0.5)
+        self._remembered: tuple[object, Tensor] | None = None
         log_temperature = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
 
@@ -102,7 +103,7 @@ class OnePassRecommender(nn.Module):
 
     def dense_logits(self, user_states: Float[Tensor, "entry dim"]) -> Float[Tensor, "entry item"]:
         """cos(user, item) / temperature for the whole catalog, from one table of item vectors."""
-        table = F.normalize(self.item_table(), dim=-1) / self.log_temperature.exp()
+        table = self._item_directions() / self.log_temperature.exp()
         logits: Tensor = F.normalize(user_states, dim=-1) @ table.T
         return logits
 
@@ -110,6 +111,23 @@ class OnePassRecommender(nn.Module):
         """The vector of every item of the catalog."""
         table: Tensor = self.item_vectors(slice(None), self.catalog, self.code_embedding.weight)
         return table
+
+    def train(self, mode: bool = True) -> "OnePassRecommender":
+        """As `nn.Module.train`."""
+        if mode:
+            self._remembered = None
+        return super().train(mode)
+
+    def _item_directions(self) -> Float[Tensor, "item dim"]:
+        """Unit vectors of all items; outside training they are remembered, for fast answers."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return F.normalize(self.item_table(), dim=-1)
+        sources = (*self.item_vectors.parameters(), *self.catalog.buffers())
+        # Loading weights changes versions; a fused optimizer does not, but it follows `train()`.
+        state = tuple((x.data_ptr(), x._version) for x in (self.code_embedding.weight, *sources))
+        if self._remembered is None or self._remembered[0] != state:
+            self._remembered = state, F.normalize(self.item_table(), dim=-1)
+        return self._remembered[1]
 
     def begin(
         self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]
@@ -138,7 +156,7 @@ class OnePassRecommender(nn.Module):
     ) -> Float[Tensor, "batch item"]:
         """Log-probability of every item under the dense score."""
         states = state_at(self._encode(items), lengths[:, None])[:, 0]
-        return self.dense_logits(self.user_projection(states)).log_softmax(-1)
+        return self.dense_logits(self.user_projection(states)).log_softmax(-1, torch.float32)
 
     def similarity_tables(self) -> dict[str, Float[Tensor, "bucket head"]]:
         """The learned bias per modality, bucket and head; empty without similarity."""

@@ -4,29 +4,23 @@ Likeness is cut into buckets, each bucket has one learned number per head, and a
 so that training begins exactly at the plain model. Nothing else of the model changes.
 """
 
-import logging
 from collections.abc import Mapping
 from itertools import pairwise
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bbqrec.recommender.config import RecommenderConfig
-from bbqrec.recommender.tables import Catalog, ItemTables, directions, needed
+from bbqrec.recommender.similarity_edges import SHARED_CODES, sides
+from bbqrec.recommender.tables import Catalog
 from bbqrec.recommender.transformer import AttentionBias
 
-logger = logging.getLogger(__name__)
-
 SPECIAL_BUCKETS = ("same item", "not an item", "modality missing")
-CODES = "codes"
 # Up to this many pairs, all buckets are computed once instead of batch by batch.
 MAX_TABLE_PAIRS = 2**24
 _CHUNK = 4096
-_GRID = 1e4  # cosines closer than its inverse count as equal when borders are set
 
 
 def shared_codes(
@@ -35,85 +29,6 @@ def shared_codes(
     """How many leading codes each pair of semantic IDs has in common."""
     is_equal = left[..., :, None, :] == right[..., None, :, :]
     return is_equal.cumprod(-1).sum(-1)
-
-
-def similarity_edges(
-    tables: ItemTables,
-    items: NDArray[np.int32],
-    offsets: NDArray[np.int64],
-    config: RecommenderConfig,
-    generator: torch.Generator,
-) -> dict[str, Float[Tensor, "edge"]]:
-    """The inner borders of the buckets of each modality, ascending.
-
-    Args:
-        items, offsets: the training histories, row u being items[offsets[u]:offsets[u+1]].
-
-    Quantiles over pairs of different items drawn from the *training* histories, at most
-    `max_history` apart, so that all buckets are used alike. Likeness by shared codes has one
-    bucket per number of them and needs no data. Where no history has two items that show a
-    modality, pairs are drawn from the catalog instead, with a warning.
-    """
-    settings = config.similarity
-    if not settings.enabled:
-        return {}
-    if settings.source == CODES:
-        return {CODES: torch.arange(tables.semantic_ids.num_levels) + 0.5}
-    tables = needed(tables, config)
-    pairs = _pairs_within(items, offsets, config, generator)
-    edges = {}
-    for name, vectors in tables.similarity.items():
-        is_present = tables.similarity_present[name]
-        chosen = _comparable(pairs, is_present)
-        if chosen.shape[1] < settings.num_buckets:
-            logger.warning("no history shows two %s items; buckets come from the catalog", name)
-            anything = torch.randint(len(vectors), (2, settings.num_pairs), generator=generator)
-            chosen = _comparable(anything, is_present)
-        unit = directions(vectors, is_present)
-        values = torch.cat(
-            [(unit[part[0]] * unit[part[1]]).sum(-1) for part in torch.split(chosen, _CHUNK, 1)]
-        )
-        edges[name] = _between_quantiles(values, settings.num_buckets)
-    return edges
-
-
-def _between_quantiles(values: Float[Tensor, "pair"], num_buckets: int) -> Float[Tensor, "edge"]:
-    """Borders at the quantiles of `values`, moved to the middle between two neighboring values.
-
-    On a value itself the last bit of a cosine would choose the bucket, and that bit depends on
-    how many cosines are computed at once.
-    """
-    if not len(values):
-        return torch.linspace(-1, 1, num_buckets - 1)
-    grid = (values * _GRID).round()
-    quantiles = torch.linspace(0, 1, num_buckets + 1)[1:-1]
-    below = grid.quantile(quantiles, interpolation="lower")
-    distinct = F.pad(torch.unique(grid), (0, 1), value=float(grid.max()) + 1)
-    above = distinct[torch.searchsorted(distinct, below, right=True)]
-    return (below + above) / 2 / _GRID
-
-
-def _pairs_within(
-    items: NDArray[np.int32],
-    offsets: NDArray[np.int64],
-    config: RecommenderConfig,
-    generator: torch.Generator,
-) -> Int[Tensor, "2 pair"]:
-    """Pairs of entries of one history: the later one any, the earlier one within the window."""
-    entry = torch.from_numpy(items).long()
-    place = torch.from_numpy(np.arange(len(items)) - np.repeat(offsets[:-1], np.diff(offsets)))
-    later = place.nonzero()[:, 0]  # entries that have something before them
-    if not len(later):
-        return later.new_zeros(2, 0)
-    draw = torch.randint(len(later), (config.similarity.num_pairs,), generator=generator)
-    later = later[draw]
-    reach = place[later].clamp(max=config.max_history)
-    back = 1 + (torch.rand(len(later), generator=generator) * reach).long().clamp(max=reach - 1)
-    return torch.stack([entry[later], entry[later - back]])
-
-
-def _comparable(pairs: Tensor, is_present: Tensor) -> Int[Tensor, "2 pair"]:
-    return pairs[:, (pairs[0] != pairs[1]) & is_present[pairs].all(0)]
 
 
 class SimilarityBias(nn.Module):
@@ -170,11 +85,13 @@ class SimilarityBias(nn.Module):
         is_pair = is_item[:, :, None] & is_item[:, None, :]
         result = {}
         for name in self.names:
-            if self.remember_pairs:
-                table = self._all_pairs(name, catalog)
-                bucket = table.flatten()[left * catalog.num_items + right].long()
-            else:
-                bucket = _pair_buckets(item, item, name, catalog)
+            # In full precision always: in half of it training would see other buckets.
+            with torch.autocast(items.device.type, enabled=False):
+                if self.remember_pairs:
+                    table = self._all_pairs(name, catalog)
+                    bucket = table.flatten()[left * catalog.num_items + right].long()
+                else:
+                    bucket = _pair_buckets(item, item, name, catalog)
             not_an_item = len(catalog.edges[name]) + 2
             result[name] = bucket.masked_fill(~is_pair, not_an_item)
         return result
@@ -194,6 +111,10 @@ class SimilarityBias(nn.Module):
         """What each row of `tables` stands for."""
         result = {}
         for name in self.names:
+            if name == SHARED_CODES:
+                numbers = [f"{number} shared codes" for number in range(catalog.num_levels + 1)]
+                result[name] = [*numbers, *SPECIAL_BUCKETS]
+                continue
             edges = [f"{edge:.3g}" for edge in catalog.edges[name].tolist()]
             inner = [f"{low} to {high}" for low, high in pairwise(edges)]
             result[name] = [f"below {edges[0]}", *inner, f"above {edges[-1]}", *SPECIAL_BUCKETS]
@@ -214,13 +135,14 @@ def _pair_buckets(
     """Buckets of real items, from quantiles up to "same item" and "modality missing"."""
     edges = catalog.edges[name]
     same, missing = len(edges) + 1, len(edges) + 3
-    if name == CODES:
+    if name == SHARED_CODES:
         likeness = shared_codes(catalog.codes[left], catalog.codes[right]).float()
         bucket = torch.bucketize(likeness, edges)
     else:
-        vectors = catalog.similarity[name]
-        bucket = torch.bucketize(vectors[left] @ vectors[right].transpose(-1, -2), edges)
-        is_present = catalog.similarity_present[name]
-        is_known = is_present[left][:, :, None] & is_present[right][:, None, :]
+        a, b = sides(name)
+        cosine = catalog.similarity[a][left] @ catalog.similarity[b][right].transpose(-1, -2)
+        bucket = torch.bucketize(cosine, edges)
+        present = catalog.similarity_present
+        is_known = present[a][left][:, :, None] & present[b][right][:, None, :]
         bucket = bucket.masked_fill(~is_known, missing)
     return bucket.masked_fill(left[:, :, None] == right[:, None, :], same)

@@ -56,8 +56,8 @@ def needed(tables: ItemTables, config: RecommenderConfig) -> ItemTables:
                 f"{name} has {len(vectors)} rows, but there are {len(tables.semantic_ids)} items "
                 "with semantic IDs; both must come from the same catalog"
             )
-        if "." in name:
-            raise FeatureError(f"the modality name {name!r} must not contain a dot; rename it")
+        if "." in name or ">" in name:
+            raise FeatureError(f"the modality name {name!r} must not contain . or >; rename it")
     return tables._replace(
         content=content,
         is_present={name: tables.is_present[name] for name in content},
