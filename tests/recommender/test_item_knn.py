@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_datasets import random_dataset
+from small_datasets import make_dataset, random_dataset
 
 from bbqrec.data import Cases, Dataset, Sequences
 from bbqrec.recommender import ItemKnnConfig, fit_item_knn, tune_item_knn
@@ -119,3 +119,13 @@ def test_items_never_seen_in_training_score_zero() -> None:
 
     assert (scores[:, 4] == 0).all()
     assert (np.delete(scores, 4, axis=1) > 0).all()
+
+
+def test_histories_too_short_for_a_pair_leave_the_order_of_popularity() -> None:
+    data = make_dataset([[2, 0, 0], [2, 0, 0], [1, 0, 0], [0, 0]], num_items=4)
+
+    ranking = fit_item_knn(data, ItemKnnConfig()).rank(
+        data.test.histories.to_histories(), 4, exclude_seen=False
+    )
+
+    assert ranking.items.tolist() == [[2, 1, 0, 3]] * 4
