@@ -1,11 +1,12 @@
 """A history -> scores for the next code or item; the classic baselines."""
 
-from bbqrec.recommender.build import SequenceModel, build_recommender
+from bbqrec.recommender.build import build_recommender
 from bbqrec.recommender.config import RecommenderConfig, SimilarityConfig
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
 from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
 from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.popularity import Popularity, fit_popularity
+from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.similarity_edges import similarity_edges
 from bbqrec.recommender.tables import ItemTables, catalog_from_weights
 

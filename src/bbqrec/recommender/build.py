@@ -11,14 +11,12 @@ from bbqrec.recommender.one_pass import OnePassRecommender
 from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.tables import ItemTables, directions, needed
 
-SequenceModel = OnePassRecommender | PaperRecommender
-
 
 def build_recommender(
     config: RecommenderConfig,
     tables: ItemTables,
     similarity_edges: Mapping[str, Float[Tensor, "_"]],
-) -> SequenceModel:
+) -> OnePassRecommender | PaperRecommender:
     """A freshly initialized model (from torch's global generator) over these items.
 
     Args:

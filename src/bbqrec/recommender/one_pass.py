@@ -13,21 +13,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bbqrec.recommender.code_decoder import CodeDecoder, DecoderSession
-from bbqrec.recommender.code_embedding import CodeEmbedding
+from bbqrec.recommender.code_decoder import CodeDecoder
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.item_vectors import ItemVectors
-from bbqrec.recommender.light_decoder import LightDecoder, LightSession, state_at
-from bbqrec.recommender.similarity import SimilarityBias
-from bbqrec.recommender.tables import Catalog, ItemTables
-from bbqrec.recommender.transformer import (
-    AttentionBias,
-    Encoder,
-    Layout,
-    RelativePositionBias,
-    hide,
-    random_linear,
-)
+from bbqrec.recommender.light_decoder import LightDecoder, state_at
+from bbqrec.recommender.sequence_model import Encoded, SequenceModel
+from bbqrec.recommender.tables import ItemTables
+from bbqrec.recommender.transformer import AttentionBias, Layout, hide, random_linear
 
 
 class OnePassOutput(NamedTuple):
@@ -41,23 +33,17 @@ class OnePassOutput(NamedTuple):
     targets: Int[Tensor, "entry"]
 
 
-class OnePassRecommender(nn.Module):
+class OnePassRecommender(SequenceModel):
     """Causal item-level encoder, code decoder at every position, and a dense score."""
 
     def __init__(
         self, config: RecommenderConfig, tables: ItemTables, edges: Mapping[str, Tensor]
     ) -> None:
-        super().__init__()
+        super().__init__(config, tables, edges, bidirectional=False, as_t5=False)
         width = config.d_model
-        self.max_history = config.max_history
-        self.catalog = Catalog(tables, edges)
-        self.code_embedding = CodeEmbedding(config, self.catalog, as_t5=False)
         self.item_vectors = ItemVectors(config, self.catalog)
         # Before the first item stands a learned vector: an empty history is one place, not none.
         self.start = nn.Parameter(torch.randn(width) * width**-0.5)
-        self.position_bias = RelativePositionBias(config, bidirectional=False)
-        self.similarity = SimilarityBias(config, self.catalog) if edges else None
-        self.encoder = Encoder(config)
         self.decoder = (
             LightDecoder(config, self.catalog.num_levels)
             if config.decoder == "light"
@@ -93,13 +79,9 @@ class OnePassRecommender(nn.Module):
         logits = None
         if with_codes:
             every_place = torch.arange(wanted.shape[1], device=items.device)[None]
-            hidden = self._write(target, places, every_place, layout)
+            hidden = self.write(target, Encoded(places, every_place), layout)
             logits = self.code_embedding.logits(hidden)
         return OnePassOutput(logits, self.user_projection(layout.collect(places)), target)
-
-    def code_targets(self, items: Int[Tensor, "entry"]) -> Int[Tensor, "entry level"]:
-        """The class of each level of `items` among the last axis of `code_logits`."""
-        return self.code_embedding.targets(self.catalog.tokens[items])
 
     def dense_logits(self, user_states: Float[Tensor, "entry dim"]) -> Float[Tensor, "entry item"]:
         """cos(user, item) / temperature for the whole catalog, from one table of item vectors."""
@@ -129,27 +111,9 @@ class OnePassRecommender(nn.Module):
             self._remembered = state, F.normalize(self.item_table(), dim=-1)
         return self._remembered[1]
 
-    def begin(
-        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]
-    ) -> DecoderSession | LightSession:
-        """Start a search for the next item of each history; see `Histories.latest`."""
-        places = self._encode(items)
-        if isinstance(self.decoder, LightDecoder):
-            return LightSession(self.decoder, self.code_embedding, places, lengths)
-        return DecoderSession(self.decoder, self.code_embedding, places, lengths)
-
-    def score_items(
-        self,
-        items: Int[Tensor, "batch position"],
-        lengths: Int[Tensor, "batch"],
-        candidates: Int[Tensor, "batch candidate"],
-    ) -> Float[Tensor, "batch candidate"]:
-        """Exact log-probability of each candidate's whole semantic ID."""
-        places = self._encode(items)
-        layout = Layout.full(*candidates.shape)
-        target = layout.collect(candidates)
-        hidden = self._write(target, places, lengths[:, None], layout)
-        return layout.spread(self.code_embedding.score(hidden, self.catalog.tokens[target]))
+    def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]) -> Encoded:
+        """Encode the histories; place p is the state after p items."""
+        return Encoded(self._encode(items), lengths[:, None])
 
     def dense_scores(
         self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]
@@ -157,14 +121,6 @@ class OnePassRecommender(nn.Module):
         """Log-probability of every item under the dense score."""
         states = state_at(self._encode(items), lengths[:, None])[:, 0]
         return self.dense_logits(self.user_projection(states)).log_softmax(-1, torch.float32)
-
-    def similarity_tables(self) -> dict[str, Float[Tensor, "bucket head"]]:
-        """The learned bias per modality, bucket and head; empty without similarity."""
-        return dict(self.similarity.tables) if self.similarity is not None else {}
-
-    def similarity_labels(self) -> dict[str, list[str]]:
-        """What each row of `similarity_tables` stands for."""
-        return self.similarity.labels(self.catalog) if self.similarity is not None else {}
 
     def _encode(self, items: Int[Tensor, "batch position"]) -> Float[Tensor, "batch place dim"]:
         """Place 0 is the state before any item, place p the state after p items."""
@@ -185,15 +141,3 @@ class OnePassRecommender(nn.Module):
         if self.similarity is None:
             return AttentionBias(added)
         return self.similarity.applied(added, items, self.catalog)
-
-    def _write(
-        self,
-        target: Int[Tensor, "entry"],
-        places: Float[Tensor, "batch place dim"],
-        last_place: Int[Tensor, "_ _"],
-        layout: Layout,
-    ) -> Float[Tensor, "entry level dim"]:
-        embedding = self.code_embedding
-        inputs = embedding(embedding.shifted(self.catalog.tokens[target]))
-        hidden: Tensor = self.decoder(inputs, places, last_place, layout)
-        return hidden
