@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import orjson
 import polars as pl
 
-from bbqrec.data.lines import Lines, Rejected, base_name, open_lines, read_lines
+from bbqrec.data.lines import MAX_LINE_BYTES, Lines, Rejected, base_name, open_lines, read_lines
 from bbqrec.errors import DataError
 
 CHUNK_ROWS = 200_000
@@ -157,8 +157,11 @@ def _plain_blocks(lines: Lines, header: Sequence[str], delimiter: str) -> Iterat
         num_rows = block.count(b"\n") + (not block.endswith(b"\n"))
         # Without quotes a line is a row, and as Polars refuses lines that are too long, the
         # right number of delimiters in all means that no line is too short either.
-        is_regular = b'"' not in block and (
-            block.count(delimiter.encode()) == num_rows * (len(header) - 1)
+        is_regular = (
+            b'"' not in block
+            and block.count(delimiter.encode()) == num_rows * (len(header) - 1)
+            and block.count(b"\r") == block.count(b"\r\n")
+            and len(block) - block.rfind(b"\n") <= MAX_LINE_BYTES
         )
         frame = None
         if is_regular:
