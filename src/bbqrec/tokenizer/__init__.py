@@ -7,7 +7,7 @@ from bbqrec.tokenizer.behavior_bound import (
     QuantizedStreams,
     Streams,
 )
-from bbqrec.tokenizer.club import Club, club_bound, club_likelihood
+from bbqrec.tokenizer.club import Club, ClubPair, Informations, club_bound, club_likelihood
 from bbqrec.tokenizer.collisions import resolve_collisions
 from bbqrec.tokenizer.config import TokenizerConfig
 from bbqrec.tokenizer.cooccurrence import cooccurrence_vectors
@@ -29,6 +29,8 @@ __all__ = [
     "Assignment",
     "BehaviorBoundTokenizer",
     "Club",
+    "ClubPair",
+    "Informations",
     "ItemContent",
     "Quantized",
     "QuantizedStreams",

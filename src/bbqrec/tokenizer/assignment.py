@@ -23,7 +23,7 @@ class Assignment(NamedTuple):
     semantic_ids: SemanticIds
     wanted: Int[Tensor, "item level"]
     targets: Float[Tensor, "item level dim"]
-    codebooks: list[Float[Tensor, "code dim"]]
+    codebooks: list[Float[Tensor, "_ dim"]]
 
     def quantized(self) -> Float[Tensor, "item dim"]:
         """The sum of each item's final code vectors."""
@@ -31,7 +31,7 @@ class Assignment(NamedTuple):
 
 
 def explained_by(
-    codes: Int[Tensor, "item level"], codebooks: list[Float[Tensor, "code dim"]]
+    codes: Int[Tensor, "item level"], codebooks: list[Float[Tensor, "_ dim"]]
 ) -> Float[Tensor, "item level dim"]:
     """Sums of code vectors up to and with each level."""
     vectors = [book[codes[:, level]] for level, book in enumerate(codebooks)]
@@ -39,7 +39,7 @@ def explained_by(
 
 
 def assign(
-    targets: Float[Tensor, "item level dim"], codebooks: list[Float[Tensor, "code dim"]]
+    targets: Float[Tensor, "item level dim"], codebooks: list[Float[Tensor, "_ dim"]]
 ) -> Assignment:
     """Quantize greedily level by level, then make all semantic IDs distinct.
 
@@ -60,8 +60,8 @@ def assign(
 
 def join_parts(
     targets: Float[Tensor, "item part level dim"],
-    codebooks: list[list[Float[Tensor, "code dim"]]],
-) -> tuple[Float[Tensor, "item all_levels all_dims"], list[Float[Tensor, "code all_dims"]]]:
+    codebooks: list[list[Float[Tensor, "_ dim"]]],
+) -> tuple[Float[Tensor, "item all_levels all_dims"], list[Float[Tensor, "_ all_dims"]]]:
     """Several semantic IDs one after the other as a single one in the product space.
 
     Part p owns block p of the dimensions, its code vectors are zero elsewhere: then distances,

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from bbqrec.errors import ConfigError
-from bbqrec.tokenizer.club import Club
+from bbqrec.tokenizer.club import ClubPair
 from bbqrec.tokenizer.config import TokenizerConfig
 from bbqrec.tokenizer.encoders import AlignedEncoder, SequenceEncoder, SpecificEncoder, mlp
 from bbqrec.tokenizer.residual_quantizer import Quantized, ResidualQuantizer
@@ -105,7 +105,7 @@ class BehaviorBoundTokenizer(nn.Module):
                 }
             )
         if self.uses_club:
-            self.clubs = nn.ModuleDict({m: Club(dim, config.specific_dim) for m in dims})
+            self.clubs = nn.ModuleDict({m: ClubPair(dim, config.specific_dim) for m in dims})
             self.clubs.requires_grad_(False)  # fitted apart, by their own optimizer
         if config.w_s > 0:
             self.sequence_encoder = SequenceEncoder(
@@ -119,7 +119,8 @@ class BehaviorBoundTokenizer(nn.Module):
 
     @property
     def uses_club(self) -> bool:
-        return self.config.behavior_aligned and self.config.w_mi > 0
+        weights = self.config.w_mi + self.config.w_mi_aligned
+        return self.config.behavior_aligned and weights > 0
 
     def forward(self, content: ItemContent) -> Streams:
         """Encode the streams of items and fuse those that are present."""
@@ -200,10 +201,10 @@ class BehaviorBoundTokenizer(nn.Module):
             return quantizers[-1:]
         return (quantizers * self.num_streams)[: self.num_streams]
 
-    def club(self, modality: str) -> Club:
-        """The net that bounds the information between a modality's two encoders."""
+    def club(self, modality: str) -> ClubPair:
+        """The nets that bound the information between a modality's two encoders."""
         club = self.clubs[modality]
-        assert isinstance(club, Club)
+        assert isinstance(club, ClubPair)
         return club
 
     def _drop_item_vectors(self, is_present: Bool[Tensor, "batch stream"]) -> Tensor:

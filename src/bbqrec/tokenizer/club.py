@@ -1,10 +1,13 @@
 """CLUB: an upper bound on the mutual information of two vectors (Cheng et al., ICML 2020)."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 LOG_VARIANCE_BOUNDS = (-6.0, 2.0)
+NOISE = 0.5
 
 
 class Club(nn.Module):
@@ -56,3 +59,45 @@ def club_bound(
     moments = vectors.square().mean(0) - 2 * mean * vectors.mean(0) + mean.square()
     bound: Tensor = 0.5 * (precision * (moments - paired)).sum(-1).mean()
     return bound
+
+
+class Informations(NamedTuple):
+    """Bounds on the same information; each has gradient for one side only."""
+
+    of_specific: Float[Tensor, ""]
+    of_aligned: Float[Tensor, ""]
+
+
+class ClubPair(nn.Module):
+    """Both directions: q(s|h) tells s what to drop, q(h|s) tells h.
+
+    Each vector gets its gradient as the one predicted, never through a net that predicts from it:
+    there, an encoder outruns the net instead of dropping information (benchmarks/planted.py).
+    The predicted vector gets noise first: without it, s a function of h has infinite information
+    and a gradient that drowns all other losses.
+    """
+
+    def __init__(self, aligned_dim: int, specific_dim: int) -> None:
+        super().__init__()
+        self.specific_given_aligned = Club(aligned_dim, specific_dim)
+        self.aligned_given_specific = Club(specific_dim, aligned_dim)
+
+    def bounds(
+        self, aligned: Float[Tensor, "batch aligned"], specific: Float[Tensor, "batch specific"]
+    ) -> Informations:
+        """What the encoders minimize, in nats."""
+        return Informations(
+            club_bound(self.specific_given_aligned, aligned.detach(), _noisy(specific)),
+            club_bound(self.aligned_given_specific, specific.detach(), _noisy(aligned)),
+        )
+
+    def likelihood(
+        self, aligned: Float[Tensor, "batch aligned"], specific: Float[Tensor, "batch specific"]
+    ) -> Float[Tensor, ""]:
+        """What fitting maximizes: the sum of both nets' mean log-likelihoods."""
+        forward = club_likelihood(self.specific_given_aligned, aligned, _noisy(specific))
+        return forward + club_likelihood(self.aligned_given_specific, specific, _noisy(aligned))
+
+
+def _noisy(vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    return vectors + NOISE * torch.randn_like(vectors)

@@ -16,7 +16,7 @@ from bbqrec.progress import track
 def resolve_collisions(
     codes: Int[Tensor, "item level"],
     targets: Float[Tensor, "item level dim"],
-    codebooks: list[Float[Tensor, "code dim"]],
+    codebooks: list[Float[Tensor, "_ dim"]],
 ) -> Int[Tensor, "item level"]:
     """Reassign items that share a tuple until all tuples are distinct.
 

@@ -13,9 +13,9 @@ Layout = Literal["fused", "per_stream", "id_last", "cascade"]
 class TokenizerConfig(Config):
     """How items become semantic IDs; ablations are plain values of these fields.
 
-    No behavior-aligned encoders: `behavior_aligned = false`. No CLUB: `w_mi = 0`. Separate
-    codebooks: `shared_codebook = false`. No item vector: `use_id = false`. No sequence-to-item
-    contrast: `w_s = 0`.
+    No behavior-aligned encoders: `behavior_aligned = false`. No CLUB: `w_mi = w_mi_aligned = 0`.
+    Separate codebooks: `shared_codebook = false`. No item vector: `use_id = false`. No
+    sequence-to-item contrast: `w_s = 0`.
     """
 
     method: Method = "bbqrec"
@@ -48,7 +48,11 @@ class TokenizerConfig(Config):
     w_x: float = Field(0.25, ge=0)
     """Weight of the pull of each stream to the others' code vectors."""
     w_mi: float = Field(0.1, ge=0)
-    """Weight of the mutual information between aligned and specific vectors, once ramped up."""
+    """Weight, once ramped up, of the information that specific vectors share with aligned ones,
+    as what the specific encoders should drop."""
+    w_mi_aligned: float = Field(0.03, ge=0)
+    """The same as what the aligned encoders should drop. Much smaller, so that what behavior
+    needs stays in the aligned vectors; nothing else holds the rest there."""
     w_mi_ramp_epochs: int = Field(10, ge=0)
     commitment: float = Field(0.25, ge=0)
     temperature: float = Field(0.07, gt=0)
@@ -71,8 +75,8 @@ class TokenizerConfig(Config):
     """Items drawn uniformly into every batch; the softmax is full where the catalog fits."""
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    club_learning_rate: float = Field(1e-3, gt=0)
-    club_steps: int = Field(1, ge=1)
+    club_learning_rate: float = Field(3e-3, gt=0)
+    club_steps: int = Field(2, ge=1)
     club_steps_unquantized: int = Field(5, ge=1)
     revive_after: int = Field(300, ge=1)
     """Steps without use after which a code is replaced by a residual of its level."""

@@ -63,7 +63,7 @@ def residual_kmeans(
     *,
     iterations: int,
     generator: torch.Generator,
-) -> list[Float[Tensor, "code dim"]]:
+) -> list[Float[Tensor, "_ dim"]]:
     """Codebooks coarse to fine, each the k-means of what the levels before left unexplained.
 
     Level l explains `targets[:, l]` minus the code vectors of the levels before it.

@@ -104,11 +104,11 @@ class WindowSampler:
         )
 
     def _log_inclusion_of_items(self) -> Float[Tensor, "item"]:
-        """Poisson estimate from how often a batch's windows are expected to meet an item."""
+        """As if each occurrence in training fell into a window and a batch by chance of its own."""
         lengths = self._train.lengths
         share = np.minimum(1.0, (self._max_history + 1) / np.maximum(lengths, 1))
         share[lengths < 2] = 0.0
         met = np.bincount(self._train.items, np.repeat(share, lengths), self._num_items)
-        not_met = np.exp(-met / self.num_batches)
+        not_met = np.power(1.0 - 1.0 / self.num_batches, met)
         not_drawn = 1.0 - self._num_draws / self._num_items
-        return torch.from_numpy(np.log1p(-not_met * not_drawn)).float()
+        return torch.from_numpy(np.log1p(-not_met * not_drawn)).float().clamp(min=-30.0)

@@ -19,8 +19,6 @@ from bbqrec.tokenizer import (
     WindowBatch,
     WindowSampler,
     assign,
-    club_bound,
-    club_likelihood,
     cross_stream_loss,
     join_parts,
     quantization_loss,
@@ -53,7 +51,10 @@ class BehaviorBoundRecipe:
         self.optimizers: dict[str, Optimizer] = {"main": _main_optimizer(self._tokenizer, config)}
         if self._tokenizer.uses_club:
             self.optimizers["club"] = AdamW(
-                self._tokenizer.clubs.parameters(), lr=config.club_learning_rate, weight_decay=0.0
+                self._tokenizer.clubs.parameters(),
+                lr=config.club_learning_rate,
+                weight_decay=0.0,
+                fused=True,
             )
         is_present = [f.is_present for f in features]
         if config.use_id:
@@ -124,6 +125,7 @@ class BehaviorBoundRecipe:
         self, batch: WindowBatch, content: ItemContent, streams: Streams, values: Tensor
     ) -> dict[str, Tensor]:
         """Reconstruction and mutual information, on the uniform draws from the catalog."""
+        config = self._config
         rebuilt, informations = [], []
         self._pairs = []
         for stream, modality in enumerate(self._tokenizer.modalities):
@@ -132,23 +134,25 @@ class BehaviorBoundRecipe:
                 continue
             vectors = content.vectors[modality][rows]
             specific = None
-            if self._config.behavior_aligned:
+            if config.behavior_aligned:
                 specific = self._tokenizer.specific[modality](vectors)
             decoded = self._tokenizer.decode(modality, specific, values[rows, stream])
             rebuilt.append(reconstruction_loss(decoded, vectors))
             if self._tokenizer.uses_club and specific is not None:
                 aligned = streams.vectors[rows, stream]
-                informations.append(club_bound(self._tokenizer.club(modality), aligned, specific))
+                bounds = self._tokenizer.club(modality).bounds(aligned, specific)
+                weighted = config.w_mi * bounds.of_specific
+                informations.append(weighted + config.w_mi_aligned * bounds.of_aligned)
                 self._pairs.append((modality, aligned.detach(), specific.detach()))
         terms = {"reconstruction": torch.stack(rebuilt).sum()} if rebuilt else {}
         if informations:
-            terms["information"] = self._w_mi(batch.epoch) * torch.stack(informations).sum()
+            terms["information"] = self._mi_ramp(batch.epoch) * torch.stack(informations).sum()
         return terms
 
-    def _w_mi(self, epoch: int) -> float:
-        """0 until quantization begins, then rising linearly to `w_mi`."""
+    def _mi_ramp(self, epoch: int) -> float:
+        """0 until quantization begins, then rising linearly to 1."""
         done = max(0, epoch + 1 - self._config.quantized_from)
-        return self._config.w_mi * min(1.0, done / max(1, self._config.w_mi_ramp_epochs))
+        return min(1.0, done / max(1, self._config.w_mi_ramp_epochs))
 
     def after_step(self, batch: WindowBatch) -> None:
         if self._pairs:
@@ -164,9 +168,7 @@ class BehaviorBoundRecipe:
         is_early = epoch < config.quantized_from
         self._tokenizer.clubs.requires_grad_(True)
         for _ in range(config.club_steps_unquantized if is_early else config.club_steps):
-            likelihoods = [
-                club_likelihood(self._tokenizer.club(m), h, s) for m, h, s in self._pairs
-            ]
+            likelihoods = [self._tokenizer.club(m).likelihood(h, s) for m, h, s in self._pairs]
             (-torch.stack(likelihoods).sum()).backward()  # type: ignore[no-untyped-call]
             self.optimizers["club"].step()
             self.optimizers["club"].zero_grad(set_to_none=True)
@@ -229,4 +231,5 @@ def _main_optimizer(model: BehaviorBoundTokenizer, config: TokenizerConfig) -> O
             {"params": others, "weight_decay": 0.0},
         ],
         lr=config.learning_rate,
+        fused=True,
     )

@@ -52,6 +52,7 @@ class RQVAERecipe:
                 self.model.parameters(),
                 lr=config.learning_rate,
                 weight_decay=0.0,
+                fused=True,
             )
         }
         self._quantized: Quantized | None = None

@@ -1,0 +1,100 @@
+"""A made-up shop whose truth is known, to check what a tokenizer binds to behavior.
+
+Behavior depends on one latent factor that both modalities show; each modality also shows a
+nuisance factor of its own. A behavior-bound tokenizer finds the first in its aligned vectors and
+codes and leaves the second to its specific vectors.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bbqrec.data import Cases, Dataset, Sequences
+from bbqrec.features import Features
+
+MODALITIES = ("image", "text")
+
+
+class PlantedShop(NamedTuple):
+    """A data set with training histories only, its features, and the truth behind them."""
+
+    dataset: Dataset
+    features: list[Features]
+    factor: Float[Tensor, "item factor"]
+    nuisance: dict[str, Float[Tensor, "item factor"]]
+
+
+def planted_shop(
+    *,
+    seed: int,
+    num_items: int = 400,
+    num_users: int = 600,
+    history_length: int = 12,
+    feature_dim: int = 16,
+    factor_dim: int = 2,
+    taste_width: float = 0.3,
+    noise: float = 0.1,
+) -> PlantedShop:
+    """Draw a shop: a user's items lie within `taste_width` of one point of the factor's space.
+
+    Features are random rotations of [factor ; nuisance], plus noise.
+    """
+    generator = np.random.default_rng(seed)
+    factor = generator.standard_normal((num_items, factor_dim))
+    nuisance = {m: generator.standard_normal((num_items, factor_dim)) for m in MODALITIES}
+    features = []
+    for modality in MODALITIES:
+        latent = np.concatenate([factor, nuisance[modality]], 1)
+        rotation, _ = np.linalg.qr(generator.standard_normal((feature_dim, 2 * factor_dim)))
+        vectors = latent @ rotation.T + noise * generator.standard_normal((num_items, feature_dim))
+        is_present = torch.ones(num_items, dtype=torch.bool)
+        identity = {"planted": modality, "seed": seed}
+        features.append(Features(modality, torch.from_numpy(vectors).float(), is_present, identity))
+
+    tastes = factor[generator.integers(num_items, size=num_users)]
+    squared = np.square(tastes[:, None] - factor).sum(-1)  # (user, item)
+    # Adding Gumbel noise and sorting draws without replacement.
+    scores = -squared / (2 * taste_width**2) + generator.gumbel(size=squared.shape)
+    items = np.argsort(-scores, axis=1)[:, :history_length]
+    items = generator.permuted(items, axis=1)
+    return PlantedShop(
+        dataset=_dataset(items, num_items, seed),
+        features=features,
+        factor=torch.from_numpy(factor).float(),
+        nuisance={m: torch.from_numpy(n).float() for m, n in nuisance.items()},
+    )
+
+
+def probe(vectors: Float[Tensor, "item dim"], truth: Float[Tensor, "item factor"]) -> float:
+    """R^2 on the second half of the items of a linear map fitted to the first half."""
+    ones = torch.ones(len(vectors), 1, dtype=torch.float64)
+    inputs = torch.cat([vectors.double(), ones], 1)
+    half = len(inputs) // 2
+    fitted, held_out = inputs[:half], inputs[half:]
+    ridge = 1e-3 * half * torch.eye(inputs.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(fitted.T @ fitted + ridge, fitted.T @ truth[:half].double())
+    wanted = truth[half:].double()
+    residual = (wanted - held_out @ weights).square().sum()
+    return float(1 - residual / (wanted - wanted.mean(0)).square().sum())
+
+
+def _dataset(items: NDArray[np.int64], num_items: int, seed: int) -> Dataset:
+    num_users, length = items.shape
+    nobody = np.zeros(0, np.int64)
+    nothing = Sequences(np.zeros(0, np.int32), np.zeros(1, np.int64))
+    held_out = Cases(nobody, nothing, np.zeros(0, np.int32))
+    names = [f"item {item}" for item in range(num_items)]
+    return Dataset(
+        user_ids=[f"user {user}" for user in range(num_users)],
+        item_ids=names,
+        titles=names,
+        train=Sequences(items.reshape(-1).astype(np.int32), np.arange(num_users + 1) * length),
+        validation=held_out,
+        test=held_out,
+        is_cold=np.zeros(num_items, bool),
+        info={"fingerprint": f"planted {seed}"},
+    )
