@@ -93,8 +93,12 @@ def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Named tensors as one safetensors file."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(contiguous, metadata=dict(metadata or {})))
+    # Cloned, because safetensors refuses names that share memory.
+    own = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    write_bytes(path, save(own, metadata=dict(metadata or {})))
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:

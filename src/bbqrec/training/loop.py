@@ -49,7 +49,7 @@ class LoopConfig(Config):
     log_every: int = Field(50, ge=1)
     checkpoint_every_s: float = Field(120.0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on a GPU, fp32 on a CPU."""
+    """auto: bf16 autocast on a GPU and on a CPU that multiplies bf16 itself, else fp32."""
 
 
 @runtime_checkable
@@ -58,7 +58,9 @@ class Recipe(Protocol[B]):
     and in the optimizers, randomness in torch's global generator or in one seeded by the epoch,
     so that a checkpoint of those resumes bitwise."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module: ...
+
     optimizers: dict[str, Optimizer]
     """`main` is stepped by the loop, any other by the recipe in `inner_steps`."""
 
@@ -194,8 +196,7 @@ def _step(
     factor = _schedule(state.step, total, config)
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * factor * group.get("lr_scale", 1.0)
-    is_bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_bf16):
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_is_bf16(config, device)):
         terms = recipe.losses(batch)
     loss = torch.stack(list(terms.values())).sum()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -216,6 +217,12 @@ def _step(
             f"the gradient is no longer finite at step {state.step}; lower learning_rate "
             f"(now {config.learning_rate:g}) or max_grad_norm, then run the command again"
         )
+
+
+def _is_bf16(config: LoopConfig, device: torch.device) -> bool:
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def _schedule(step: int, total: int, config: LoopConfig) -> float:

@@ -1,0 +1,46 @@
+# Two commands for newcomers: `make demo` and `make test`. Both create what they need.
+PYTHON ?= python3.11
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+SEED ?= 0
+OUT ?= runs/demo
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test check fix install clean
+
+demo: $(VENV)/.installed
+	$(BIN)/bbqrec demo --out $(OUT) --seed $(SEED)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix src tests benchmarks examples
+	$(BIN)/ruff format src tests benchmarks examples
+
+install: $(VENV)/.installed-dev
+
+# Torch first and alone: its build (CPU, CUDA) is the machine's choice, everything else follows it.
+$(VENV)/.torch:
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not installed; install Python 3.11 with venv, or set PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check $(TORCH)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[plots]"
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,183 @@
+"""A run folder: one subfolder per finished stage, each with a manifest of SHA-256 digests.
+
+A stage's folder appears all at once when the stage is done; its manifest names the key (a
+fingerprint of settings and inputs) it was made for, so a stage is repeated only when that changes.
+"""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+
+from bbqrec.config import Config
+from bbqrec.data import Dataset
+from bbqrec.errors import BBQRecError, CorruptArtifactError, SemanticIdError, StorageError
+from bbqrec.features import Features, load_features, standardize
+from bbqrec.recommender import ItemTables, RecommenderConfig
+from bbqrec.semantic_ids import SemanticIds
+from bbqrec.storage import (
+    new_directory,
+    read_json,
+    read_tensors,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
+
+FORMAT_VERSION = 1
+STAGE_FOLDERS = {
+    "prepare": "data",
+    "encode": "features",
+    "tokenize": "tokenizer",
+    "train": "recommender",
+    "evaluate": "evaluation",
+}
+
+
+class RunFolder:
+    """Paths, stage manifests and the lock of one run."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def folder(self, stage: str) -> Path:
+        return self.directory / STAGE_FOLDERS[stage]
+
+    @property
+    def config_path(self) -> Path:
+        return self.directory / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoints"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second writer out; the lock vanishes with the process that held it."""
+        path = self.directory / ".lock"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        except OSError as error:
+            raise StorageError(f"cannot write in {self.directory}: {error.strerror}") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StorageError(
+                    f"another command is working in {self.directory}; wait for it, or choose "
+                    "another --out"
+                ) from None
+            yield
+
+    def manifest(self, stage: str) -> dict[str, Any]:
+        """The manifest of a finished stage; CorruptArtifactError when there is none."""
+        path = self.folder(stage) / "manifest.json"
+        if not path.is_file():
+            raise CorruptArtifactError(
+                f"{self.directory} has no finished `{stage}` stage; run `bbqrec {stage}` or "
+                "`bbqrec run` first"
+            )
+        manifest = read_json(path)
+        if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+            raise CorruptArtifactError(
+                f"{path} is not a manifest of format version {FORMAT_VERSION}; was the run made "
+                "by another version of bbqrec?"
+            )
+        return manifest
+
+    def verify(self, stage: str) -> dict[str, Any]:
+        """The manifest, once every file it names has been found unchanged."""
+        manifest = self.manifest(stage)
+        for name, digest in manifest["sha256"].items():
+            path = self.folder(stage) / name
+            if not path.is_file():
+                raise CorruptArtifactError(f"{path} is missing; run `bbqrec {stage}` again")
+            if sha256_file(path) != digest:
+                raise CorruptArtifactError(
+                    f"{path} is damaged (its SHA-256 is not the one in manifest.json); run "
+                    f"`bbqrec {stage}` again"
+                )
+        return manifest
+
+    def is_current(self, stage: str, key: str) -> bool:
+        """Whether the stage is finished, undamaged and was made for `key`."""
+        try:
+            return bool(self.verify(stage)["key"] == key)
+        except BBQRecError:
+            return False
+
+    @contextmanager
+    def write_stage(self, stage: str, key: str) -> Iterator[Path]:
+        """Yield an empty folder that becomes the stage's if the block succeeds."""
+        start = time.monotonic()
+        with new_directory(self.folder(stage)) as directory:
+            yield directory
+            names = sorted(
+                str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()
+            )
+            write_json(
+                directory / "manifest.json",
+                {
+                    "format_version": FORMAT_VERSION,
+                    "stage": stage,
+                    "key": key,
+                    "seconds": round(time.monotonic() - start, 1),
+                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "sha256": {name: sha256_file(directory / name) for name in names},
+                },
+            )
+
+    def dataset(self) -> Dataset:
+        return Dataset.load(self.folder("prepare"))
+
+    def features(self, dataset: Dataset) -> list[Features]:
+        return load_features(self.folder("encode"), catalog_fingerprint=dataset.catalog_fingerprint)
+
+    def semantic_ids(self) -> SemanticIds:
+        return SemanticIds.load(self.folder("tokenize") / "semantic_ids.safetensors")
+
+    def trained_semantic_ids(self) -> SemanticIds:
+        """The run's semantic IDs, once they are known to be those the recommender learned."""
+        ids = self.semantic_ids()
+        trained_on = read_json(self.folder("train") / "model.json")["semantic_ids"]
+        if ids.fingerprint != trained_on:
+            raise SemanticIdError(
+                f"{self.folder('tokenize')} holds other semantic IDs than {self.folder('train')} "
+                "was trained on; run `bbqrec train` again or restore the IDs"
+            )
+        return ids
+
+    def item_tables(self, dataset: Dataset, config: RecommenderConfig) -> ItemTables:
+        """What a recommender of these settings reads of the catalog: IDs, content, likeness."""
+        features = self.features(dataset)
+        is_present = {f.modality: f.is_present for f in features}
+        similarity = {f.modality: f.vectors for f in features}
+        vectors = read_tensors(self.folder("tokenize") / "item_vectors.safetensors")
+        if config.similarity.source == "aligned":
+            similarity = {f.modality: vectors[f"aligned.{f.modality}"] for f in features}
+        elif config.similarity.source == "quantized":
+            similarity = {"quantized": vectors["quantized"]}
+        everyone = torch.ones(dataset.num_items, dtype=torch.bool)
+        return ItemTables(
+            semantic_ids=self.semantic_ids(),
+            content={f.modality: standardize(f) for f in features},
+            is_present=is_present,
+            similarity=similarity,
+            similarity_present={name: is_present.get(name, everyone) for name in similarity},
+            is_unseen=torch.from_numpy(dataset.popularity() == 0),
+        )
+
+
+def fingerprint(*parts: Config | dict[str, Any] | list[Any] | str | int) -> str:
+    """SHA-256 of settings and inputs together: the key of a stage."""
+    values = [
+        orjson.loads(part.model_dump_json()) if isinstance(part, Config) else part for part in parts
+    ]
+    return sha256_json(values)

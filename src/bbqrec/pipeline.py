@@ -1,0 +1,274 @@
+"""The stages in order, with cached results: raw data to recommendations in one call."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from bbqrec.bundle import RunFolder, fingerprint
+from bbqrec.config import Config, read_toml
+from bbqrec.data import Dataset, Oracle, PrepareConfig, draw_shop, prepare, write_semantic_ids
+from bbqrec.decoding import RankingConfig
+from bbqrec.errors import ConfigError
+from bbqrec.evaluation import EvaluationConfig, environment, evaluate
+from bbqrec.features import ModalityConfig, default_encoders, encode
+from bbqrec.ranking import Ranker
+from bbqrec.recommend import Recommender
+from bbqrec.recommender import RecommenderConfig, fit_popularity, tune_item_knn
+from bbqrec.report import write_report
+from bbqrec.storage import (
+    new_directory,
+    read_json,
+    sha256_json,
+    write_bytes,
+    write_json,
+    write_tensors,
+)
+from bbqrec.tokenizer import TokenizerConfig
+from bbqrec.training.recommender import TrainingConfig, fit_recommender
+from bbqrec.training.tokenizer import fit_tokenizer
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("prepare", "encode", "tokenize", "train", "evaluate", "report")
+
+
+class RunConfig(Config):
+    """Everything that changes a result, one section per stage; see docs/configuration.md."""
+
+    seed: int = Field(0, ge=0)
+    prepare: PrepareConfig = PrepareConfig()
+    encode: dict[str, ModalityConfig] = Field(default_factory=dict)
+    """One section per modality; empty encodes what the data hold with the local encoders."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    recommender: RecommenderConfig = RecommenderConfig()
+    training: TrainingConfig = TrainingConfig()
+    ranking: RankingConfig = RankingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def choose_device(name: str) -> str:
+    """`auto` is CUDA where there is one; asking for an absent CUDA is an error."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch finds no CUDA device; use --device cpu or auto")
+    return name
+
+
+def run_stages(
+    run: RunFolder,
+    config: RunConfig,
+    *,
+    source: Path | None,
+    device: str = "cpu",
+    until: str = "report",
+    references: Mapping[str, Callable[[Dataset], Ranker]] | None = None,
+) -> None:
+    """Bring every stage up to `until` up to date.
+
+    Args:
+        source: raw data or a dataset folder; None continues from the run's prepared data.
+        references: further models for the evaluation's table, made from the prepared data.
+
+    Raises:
+        BBQRecError: of the stage that cannot be done; earlier stages stay finished.
+    """
+    with run.locked():
+        write_json(run.config_path, config.model_dump(mode="json"))
+        steps: dict[str, Callable[[], None]] = {
+            "prepare": lambda: _prepare(run, config, source),
+            "encode": lambda: _encode(run, config, device),
+            "tokenize": lambda: _tokenize(run, config, device),
+            "train": lambda: _train(run, config, device),
+            "evaluate": lambda: _evaluate(run, config, device, references or {}),
+            "report": lambda: write_report(run),
+        }
+        for stage in STAGES[: STAGES.index(until) + 1]:
+            steps[stage]()
+
+
+def run_demo(out: Path, *, seed: int, device: str = "cpu") -> None:
+    """Draw the shop of `seed` into `out`/shop and run every stage on it, beside the oracle."""
+    config = RunConfig.parse({**read_toml(find_config("demo")), "seed": seed}, source="demo.toml")
+    shop = out / "shop"
+    drawn = shop / "drawn.json"
+    if not drawn.is_file() or read_json(drawn) != {"seed": seed}:
+        logger.info("drawing the shop of seed %d", seed)
+        with new_directory(shop) as directory:
+            draw_shop(directory, seed=seed)
+            write_json(directory / "drawn.json", {"seed": seed})
+    run_stages(
+        RunFolder(out),
+        config,
+        source=shop,
+        device=device,
+        references={"oracle": lambda dataset: Oracle.load(shop, dataset.item_ids)},
+    )
+
+
+def find_config(name: str) -> Path:
+    """A settings file that comes with the package, in an installation or a checkout."""
+    installed = Path(__file__).parent / "configs" / f"{name}.toml"
+    checkout = Path(__file__).parents[2] / "configs" / f"{name}.toml"
+    return installed if installed.is_file() else checkout
+
+
+def _is_done(run: RunFolder, stage: str, key: str) -> bool:
+    if run.is_current(stage, key):
+        logger.info("%s: unchanged, kept", stage)
+        return True
+    logger.info("%s ...", stage)
+    return False
+
+
+def _prepare(run: RunFolder, config: RunConfig, source: Path | None) -> None:
+    if source is None:
+        run.verify("prepare")
+        return
+    key = fingerprint(_source_fingerprint(source), config.prepare)
+    if not _is_done(run, "prepare", key):
+        with run.write_stage("prepare", key) as directory:
+            prepare(source, directory, config.prepare)
+
+
+def _source_fingerprint(source: Path) -> str:
+    """Names, sizes and modification times of the source's files."""
+    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+    stats = [(str(p), p.stat()) for p in files if p.exists()]
+    return sha256_json([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+
+def _encode(run: RunFolder, config: RunConfig, device: str) -> None:
+    data = run.folder("prepare")
+    encoders = config.encode or default_encoders(data)
+    files = run.manifest("prepare")["sha256"]
+    content = [files.get(name) for name in ("ids.json", "items.parquet", "images.parquet")]
+    key = fingerprint(content, {m: c.model_dump(mode="json") for m, c in encoders.items()})
+    if not _is_done(run, "encode", key):
+        with run.write_stage("encode", key) as directory:
+            encode(data, run.dataset(), encoders, directory, device=device)
+
+
+def _tokenize(run: RunFolder, config: RunConfig, device: str) -> None:
+    dataset = run.dataset()
+    key = fingerprint(
+        dataset.fingerprint, run.manifest("encode")["sha256"], config.tokenizer, config.seed
+    )
+    if _is_done(run, "tokenize", key):
+        return
+    checkpoints = run.checkpoints / f"tokenize-{key[:16]}"
+    with run.write_stage("tokenize", key) as directory:
+        fitted = fit_tokenizer(
+            run.features(dataset),
+            dataset,
+            config.tokenizer,
+            seed=config.seed,
+            device=device,
+            work_dir=checkpoints,
+        )
+        fitted.semantic_ids.save(directory / "semantic_ids.safetensors")
+        write_semantic_ids(
+            directory / "semantic_ids.parquet", dataset.item_ids, fitted.semantic_ids
+        )
+        write_tensors(directory / "weights.safetensors", fitted.weights)
+        write_tensors(directory / "item_vectors.safetensors", fitted.item_vectors)
+        write_json(directory / "health.json", fitted.health)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _train(run: RunFolder, config: RunConfig, device: str) -> None:
+    dataset = run.dataset()
+    inputs = [run.manifest(stage)["sha256"] for stage in ("encode", "tokenize")]
+    settings = (config.recommender, config.training, config.ranking, config.seed)
+    key = fingerprint(dataset.fingerprint, inputs, *settings)
+    if _is_done(run, "train", key):
+        return
+    tables = run.item_tables(dataset, config.recommender)
+    checkpoints = run.checkpoints / f"train-{key[:16]}"
+    with run.write_stage("train", key) as directory:
+        fitted = fit_recommender(
+            dataset,
+            tables,
+            config.recommender,
+            config.training,
+            config.ranking,
+            seed=config.seed,
+            device=device,
+            work_dir=checkpoints,
+            identity={"key": key},
+        )
+        model = fitted.model.cpu()
+        write_tensors(directory / "model.safetensors", model.state_dict())
+        similarity = {name: table.detach() for name, table in model.similarity_tables().items()}
+        write_tensors(directory / "similarity.safetensors", similarity)
+        write_json(directory / "similarity.json", model.similarity_labels())
+        write_json(directory / "log.json", fitted.fit.log)
+        write_json(
+            directory / "model.json",
+            {
+                "recommender": config.recommender.model_dump(mode="json"),
+                "ranking": config.ranking.model_dump(mode="json"),
+                "semantic_ids": tables.semantic_ids.fingerprint,
+                "num_parameters": sum(p.numel() for p in model.parameters()),
+                "best_epoch": fitted.fit.best_epoch,
+                "environment": environment(),
+            },
+        )
+    shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _evaluate(
+    run: RunFolder,
+    config: RunConfig,
+    device: str,
+    references: Mapping[str, Callable[[Dataset], Ranker]],
+) -> None:
+    inputs = [run.manifest(stage)["sha256"] for stage in ("prepare", "train")]
+    key = fingerprint(inputs, config.evaluation, config.ranking, sorted(references))
+    if _is_done(run, "evaluate", key):
+        return
+    dataset = run.dataset()
+    recommender = Recommender.from_pretrained(run.directory, device=device)
+    start = time.monotonic()
+    with run.write_stage("evaluate", key) as directory:
+        item_knn = tune_item_knn(dataset, seed=config.seed)
+        rankers: dict[str, Ranker] = {
+            "popularity": fit_popularity(dataset),
+            "item-kNN": item_knn,
+            "BBQRec": recommender.ranker,
+        }
+        rankers |= {name: make(dataset) for name, make in references.items()}
+        metrics: dict[str, Any] = {
+            "seed": config.seed,
+            "environment": environment(),
+            "item_knn": item_knn.config.model_dump(mode="json"),
+            "config": config.model_dump(mode="json"),
+        }
+        for split, cases in (("validation", dataset.validation), ("test", dataset.test)):
+            evaluation = evaluate(
+                rankers, cases, dataset, config.evaluation, reference="item-kNN", split=split
+            )
+            metrics[split] = evaluation.to_json()
+            write_tensors(
+                directory / f"{split}_ranks.safetensors",
+                {
+                    f"{name}.{setting}": torch.from_numpy(ranks)
+                    for name, by_setting in evaluation.ranks.items()
+                    for setting, ranks in by_setting.items()
+                },
+            )
+        metrics["wall_s"] = {
+            stage: run.manifest(stage)["seconds"]
+            for stage in ("prepare", "encode", "tokenize", "train")
+        } | {"evaluate": round(time.monotonic() - start, 1)}
+        write_json(directory / "metrics.json", metrics)
+    # Where people look for it; the stage's folder holds the original.
+    write_bytes(
+        run.directory / "metrics.json", (run.folder("evaluate") / "metrics.json").read_bytes()
+    )

@@ -1,0 +1,159 @@
+"""A trained run as an object that recommends: item ids in, titles and log-probabilities out."""
+
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from bbqrec.bundle import RunFolder
+from bbqrec.data import Dataset
+from bbqrec.decoding import RankingConfig, make_ranker
+from bbqrec.errors import CorruptArtifactError, RequestError
+from bbqrec.ranking import Histories, Ranker
+from bbqrec.recommender import (
+    Popularity,
+    RecommenderConfig,
+    build_recommender,
+    catalog_from_weights,
+)
+from bbqrec.semantic_ids import SemanticIds
+from bbqrec.storage import load_weights, read_json, read_tensors
+
+logger = logging.getLogger(__name__)
+
+
+class RecommendedItem(NamedTuple):
+    item_id: str
+    title: str
+    log_probability: float
+
+
+class Recommendation(NamedTuple):
+    """One user's answer.
+
+    Args:
+        is_fallback: nothing in the history is known, so these are the most popular items.
+        unknown_items: the ids in the history that the catalog does not have.
+    """
+
+    items: list[RecommendedItem]
+    is_fallback: bool
+    unknown_items: list[str]
+
+
+class Recommender:
+    """Everything needed to recommend, loaded once and checked.
+
+    >>> recommender = Recommender.from_pretrained("runs/demo")
+    >>> recommender.recommend([["MUG-0042", "LAMP-0007"]], k=10)
+    """
+
+    def __init__(
+        self, dataset: Dataset, semantic_ids: SemanticIds, model: torch.nn.Module, ranker: Ranker
+    ) -> None:
+        self.dataset = dataset
+        self.semantic_ids = semantic_ids
+        self.model = model
+        self.ranker = ranker
+        counts = torch.from_numpy(dataset.popularity()) + 1.0
+        self._fallback = Popularity((counts / counts.sum()).log().float())
+        self._item_of_id = {item_id: item for item, item_id in enumerate(dataset.item_ids)}
+
+    @classmethod
+    def from_pretrained(cls, path: Path | str, *, device: str = "cpu") -> "Recommender":
+        """Load a run folder.
+
+        Raises:
+            CorruptArtifactError: a file is missing or damaged.
+            SemanticIdError: the semantic IDs are not those the model was trained on.
+        """
+        run = RunFolder(Path(path))
+        if not run.directory.is_dir():
+            raise CorruptArtifactError(f"there is no run folder at {path}; `bbqrec run` makes one")
+        for stage in ("tokenize", "train"):
+            run.verify(stage)
+        dataset, ids = run.dataset(), run.trained_semantic_ids()
+        folder = run.folder("train")
+        settings = read_json(folder / "model.json")
+        config = RecommenderConfig.parse(settings["recommender"], source=f"{folder}/model.json")
+        ranking = RankingConfig.parse(settings["ranking"], source=f"{folder}/model.json")
+        weights = read_tensors(folder / "model.safetensors")
+        try:
+            model = build_recommender(config, *catalog_from_weights(weights))
+        except KeyError as error:
+            raise CorruptArtifactError(f"{folder}/model.safetensors lacks {error}") from None
+        load_weights(model, folder / "model.safetensors")
+        model = model.to(device).eval()
+        if len(dataset.item_ids) != len(ids):
+            raise CorruptArtifactError(
+                f"{path} holds {len(dataset.item_ids)} items but {len(ids)} semantic IDs"
+            )
+        return cls(dataset, ids, model, make_ranker(model, ids, ranking, device=device))
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        allowed: Collection[str] | None = None,
+    ) -> list[Recommendation]:
+        """The `k` best items for each history, an oldest-first list of item ids.
+
+        Unknown ids in a history are passed over and reported; a history without any known id
+        gets the most popular items, flagged. A list may be shorter than `k` when fewer items
+        are allowed.
+
+        Raises:
+            RequestError: k is not in 1..number of items, or no allowed item is known.
+        """
+        if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
+            raise RequestError(
+                "histories must be a list of lists of item ids, one list per user, for example "
+                '[["a", "b"]]'
+            )
+        known = [
+            [self._item_of_id[i] for i in history if i in self._item_of_id] for history in histories
+        ]
+        offsets = np.cumsum([0, *map(len, known)])
+        batch = Histories(
+            torch.tensor([item for history in known for item in history], dtype=torch.long),
+            torch.from_numpy(offsets).long(),
+        )
+        mask = self._mask(allowed)
+        answers = self.ranker.rank(batch, k, exclude_seen=exclude_seen, allowed=mask)
+        popular = self._fallback.rank(batch, k, exclude_seen=exclude_seen, allowed=mask)
+        results = []
+        for user, history in enumerate(histories):
+            is_fallback = not known[user]
+            ranking = popular if is_fallback else answers
+            rows = zip(ranking.items[user].tolist(), ranking.scores[user].tolist(), strict=True)
+            results.append(
+                Recommendation(
+                    [self._describe(item, score) for item, score in rows if item >= 0],
+                    is_fallback,
+                    [item_id for item_id in history if item_id not in self._item_of_id],
+                )
+            )
+        return results
+
+    def _mask(self, allowed: Collection[str] | None) -> torch.Tensor | None:
+        if allowed is None:
+            return None
+        items = [self._item_of_id[i] for i in allowed if i in self._item_of_id]
+        if not items:
+            raise RequestError(
+                f"none of the {len(allowed)} allowed items is in the catalog of "
+                f"{self.dataset.num_items} items; check that the ids are written alike"
+            )
+        if len(items) < len(allowed):
+            logger.warning("%d allowed items are not in the catalog", len(allowed) - len(items))
+        mask = torch.zeros(self.dataset.num_items, dtype=torch.bool)
+        mask[items] = True
+        return mask
+
+    def _describe(self, item: int, score: float) -> RecommendedItem:
+        return RecommendedItem(self.dataset.item_ids[item], self.dataset.titles[item], score)

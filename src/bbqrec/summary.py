@@ -1,0 +1,157 @@
+"""What a finished stage is worth showing in the terminal, and the same as plain values."""
+
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bbqrec.bundle import RunFolder
+from bbqrec.evaluation import Evaluation, overall_table
+from bbqrec.recommend import Recommendation, Recommender
+from bbqrec.storage import read_json
+
+METRICS = ("recall@10", "ndcg@10")
+NUM_SHOPPERS = 3
+
+
+def summarize(run: RunFolder, stage: str) -> tuple[dict[str, Any], RenderableType]:
+    """Values and a table for a finished stage; CorruptArtifactError when it is not there."""
+    if stage == "prepare":
+        return _prepared(run)
+    if stage == "encode":
+        return _encoded(run)
+    if stage == "tokenize":
+        return _tokenized(run)
+    if stage == "train":
+        return _trained(run)
+    return _evaluated(run, with_shoppers=stage == "report")
+
+
+def recommendation_table(
+    recommender: Recommender, history: list[str], answer: Recommendation
+) -> Table:
+    """One user's recommendations by title and log-probability."""
+    read = ", ".join(_titles(recommender, history[-5:]))
+    title = (
+        "popular items (nothing known in the history)" if answer.is_fallback else f"after {read}"
+    )
+    table = Table(title=title, title_justify="left")
+    for name in ("", "item", "title", "log-probability"):
+        table.add_column(name, justify="right" if name in ("", "log-probability") else "left")
+    for rank, item in enumerate(answer.items, start=1):
+        table.add_row(
+            str(rank), Text(item.item_id), Text(item.title), f"{item.log_probability:.3f}"
+        )
+    return table
+
+
+def _titles(recommender: Recommender, item_ids: list[str]) -> list[str]:
+    names = dict(zip(recommender.dataset.item_ids, recommender.dataset.titles, strict=True))
+    return [names.get(item_id, item_id) for item_id in item_ids]
+
+
+def _pairs(title: str, rows: dict[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in rows.items():
+        table.add_row(name.replace("_", " "), _number(value))
+    return table
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return "  ".join(_number(entry) for entry in value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _prepared(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
+    info = run.dataset().info
+    notes = [Text(f"note: {warning}", style="yellow") for warning in info["warnings"]]
+    counts = {
+        f"{group}: {name}": value
+        for group, entries in info["counts"].items()
+        for name, value in (entries if isinstance(entries, dict) else {group: entries}).items()
+        if value
+    }
+    tables = [_pairs("prepared", info["statistics"]), _pairs("what was read and kept", counts)]
+    return info, Group(*tables, *notes)
+
+
+def _encoded(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
+    values: dict[str, Any] = {}
+    table = Table(title="features", title_justify="left")
+    for name in ("modality", "encoder", "dim", "items with it", "missing"):
+        table.add_column(name)
+    for f in run.features(run.dataset()):
+        present, missing = int(f.is_present.sum()), int((~f.is_present).sum())
+        values[f.modality] = {**f.identity, "dim": f.dim, "present": present, "missing": missing}
+        encoder = str(f.identity["encoder"])
+        table.add_row(f.modality, encoder, str(f.dim), f"{present:,}", f"{missing:,}")
+    return values, table
+
+
+def _tokenized(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
+    health = read_json(run.folder("tokenize") / "health.json")
+    rows = {k: v for k, v in health.items() if not isinstance(v, dict)}
+    for group, entries in health.items():
+        if isinstance(entries, dict):
+            rows |= {f"{group}: {name}": value for name, value in entries.items()}
+    return health, _pairs("health of the semantic IDs", rows)
+
+
+def _trained(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
+    model = read_json(run.folder("train") / "model.json")
+    log = read_json(run.folder("train") / "log.json")
+    best = log[model["best_epoch"]]
+    rows = {
+        "parameters": model["num_parameters"],
+        "epochs": len(log),
+        "best epoch": model["best_epoch"] + 1,
+        **{f"validation {name}": best[name] for name in METRICS},
+        "seconds": run.manifest("train")["seconds"],
+    }
+    return {**model, "log": log}, _pairs("the trained recommender", rows)
+
+
+def _evaluated(run: RunFolder, *, with_shoppers: bool) -> tuple[dict[str, Any], RenderableType]:
+    metrics = read_json(run.folder("evaluate") / "metrics.json")
+    evaluation = Evaluation.parse(metrics["test"], source=f"{run.directory}/metrics.json")
+    parts: list[RenderableType] = [
+        overall_table(evaluation, setting, metrics=METRICS) for setting in ("kept", "filtered")
+    ]
+    if with_shoppers:
+        parts += [_shoppers(run), Text(f"report: {run.directory / 'report.html'}", style="bold")]
+    return metrics, Group(*parts)
+
+
+def _shoppers(run: RunFolder) -> Table:
+    """A few users' latest items and what is recommended to them, by title."""
+    recommender = Recommender.from_pretrained(run.directory)
+    dataset = recommender.dataset
+    # Evenly spread over the test cases, so that the same run always shows the same people.
+    rows = np.linspace(0, len(dataset.test) - 1, NUM_SHOPPERS).astype(np.int64)
+    cases = dataset.test.take(rows)
+    histories = [
+        [dataset.item_ids[item] for item in cases.histories.row(row)] for row in range(len(cases))
+    ]
+    table = Table(title="three users", title_justify="left", show_lines=True)
+    for name in ("user", "latest items", "recommended", "came next"):
+        table.add_column(name)
+    for row, answer in enumerate(recommender.recommend(histories, k=5)):
+        target = int(cases.targets[row])
+        recommended = [
+            Text(item.title, style="bold green" if item.item_id == dataset.item_ids[target] else "")
+            for item in answer.items
+        ]
+        table.add_row(
+            Text(dataset.user_ids[int(cases.users[row])]),
+            Text("\n").join(map(Text, _titles(recommender, histories[row][-5:]))),
+            Text("\n").join(recommended),
+            Text(dataset.titles[target]),
+        )
+    return table

@@ -1,0 +1,253 @@
+"""The recipe that trains a recommender: histories in, codes and dense scores against targets."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bbqrec.data import Dataset, Sequences
+from bbqrec.decoding import RankingConfig, make_ranker
+from bbqrec.evaluation import quick_metrics, sample_cases
+from bbqrec.recommender import (
+    ItemTables,
+    OnePassRecommender,
+    RecommenderConfig,
+    SequenceModel,
+    build_recommender,
+    similarity_edges,
+)
+from bbqrec.training.loop import FitResult, LoopConfig, fit
+
+
+class TrainingConfig(LoopConfig):
+    """How a recommender is trained; sizes of the model are in `RecommenderConfig`."""
+
+    batch_size: int = Field(128, ge=1)
+    """Windows of history per step (`one_pass`) or single prefixes per step (`paper`)."""
+    windows: Literal["all", "random", "last"] = "all"
+    """Per epoch and user: every target once, or those of one random or of the last window."""
+    weight_decay: float = Field(0.01, ge=0)
+    generative_weight: float = Field(0.2, ge=0)
+    dense_weight: float = Field(1.0, ge=0)
+    validation_users: int = Field(2000, ge=1)
+    validate_every: int = Field(1, ge=1)
+
+
+class Batch(NamedTuple):
+    """`one_pass`: a target at every position; `paper`: one target per row."""
+
+    items: Int[Tensor, "batch position"]
+    targets: Int[Tensor, "..."]
+    lengths: Int[Tensor, "batch"]
+
+
+class FittedRecommender(NamedTuple):
+    """The model holds its best weights; `log` has one row per epoch."""
+
+    model: SequenceModel
+    fit: FitResult
+
+
+def fit_recommender(
+    dataset: Dataset,
+    tables: ItemTables,
+    config: RecommenderConfig,
+    training: TrainingConfig,
+    ranking: RankingConfig,
+    *,
+    seed: int,
+    device: str = "cpu",
+    work_dir: Path | None = None,
+    identity: dict[str, Any] | None = None,
+) -> FittedRecommender:
+    """Train on `dataset.train`, choose the epoch by NDCG@10 on a fixed validation sample."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    edges = similarity_edges(tables, dataset.train.items, dataset.train.offsets, config, generator)
+    model = build_recommender(config, tables, edges).to(device)
+    recipe = RecommenderRecipe(model, dataset, tables, config, training, ranking, seed, device)
+    result = fit(
+        recipe,
+        training,
+        device=torch.device(device),
+        work_dir=work_dir,
+        identity=identity or {},
+        description="training the recommender",
+    )
+    return FittedRecommender(model, result)
+
+
+class RecommenderRecipe:
+    """See `loop.Recipe`."""
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        dataset: Dataset,
+        tables: ItemTables,
+        config: RecommenderConfig,
+        training: TrainingConfig,
+        ranking: RankingConfig,
+        seed: int,
+        device: str,
+    ) -> None:
+        self.model = model
+        self.optimizers: dict[str, Optimizer] = {"main": _adamw(model, training)}
+        self._training = training
+        self._is_paper = config.form == "paper"
+        self._max_history = config.max_history
+        self._sequences = dataset.train
+        self._unseen = tables.is_unseen.nonzero().squeeze(1).to(device)
+        self._seed = seed
+        self._device = device
+        self._ranker = make_ranker(model, tables.semantic_ids, ranking, device=device)
+        self._cases = sample_cases(dataset.validation, training.validation_users, seed)
+
+    def start_epoch(self, epoch: int) -> None:
+        pass
+
+    def num_batches(self, epoch: int) -> int:
+        return math.ceil(len(self._windows(epoch)[0]) / self._training.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        starts, lengths = self._windows(epoch)
+        for rows in length_sorted_batches(
+            lengths, self._training.batch_size, np.random.default_rng([self._seed, epoch, 1])
+        ):
+            yield self._gather(starts[rows], lengths[rows])
+
+    def inner_steps(self, batch: Batch) -> None:
+        pass
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        weight = self._training.generative_weight
+        if self._is_paper:
+            logits = self.model(batch.items, batch.lengths, batch.targets)
+            return {"generative": self._code_loss(logits, batch.targets)}
+        assert isinstance(self.model, OnePassRecommender)
+        output = self.model(batch.items, batch.targets, with_codes=weight > 0)
+        terms = {}
+        if weight > 0:
+            terms["generative"] = weight * self._code_loss(output.code_logits, output.targets)
+        if self._training.dense_weight > 0:
+            logits = self.model.dense_logits(output.user_states)
+            # Never push down what training is not allowed to know.
+            logits[:, self._unseen] = -torch.inf
+            terms["dense"] = self._training.dense_weight * F.cross_entropy(
+                logits.float(), output.targets
+            )
+        return terms
+
+    def after_step(self, batch: Batch) -> None:
+        pass
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        is_last = epoch == self._training.epochs - 1
+        if (epoch + 1) % self._training.validate_every and not is_last:
+            return {}
+        metrics = quick_metrics(self._ranker, self._cases, exclude_seen=True, k=10)
+        return {**metrics, "score": metrics["ndcg@10"]}
+
+    def _code_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """-log p(code | codes before it), the mean over entries and levels."""
+        return F.cross_entropy(
+            logits.float().flatten(0, 1), self.model.code_targets(targets).flatten()
+        )
+
+    def _windows(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        rng = np.random.default_rng([self._seed, epoch, 0])
+        if self._is_paper:
+            return every_prefix(self._sequences, self._max_history)
+        return cut_windows(self._sequences, self._max_history, self._training.windows, rng)
+
+    def _gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Batch:
+        """A window is `length` inputs followed by one more item, the last target."""
+        position = np.arange(lengths.max() + 1)
+        entry = np.minimum(starts[:, None] + position, len(self._sequences.items) - 1)
+        is_used = position <= lengths[:, None]
+        items = np.where(is_used, self._sequences.items[entry], -1).astype(np.int64)
+        inputs = np.where(position[:-1] < lengths[:, None], items[:, :-1], -1)
+        targets = items[:, 1:]
+        if self._is_paper:
+            targets = items[np.arange(len(items)), lengths]
+        arrays = (inputs, targets, lengths)
+        return Batch(*(torch.from_numpy(array).to(self._device) for array in arrays))
+
+
+def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
+    """Weight decay on matrices only: not on embeddings, norms or the similarity tables."""
+    decayed: dict[int, nn.Parameter] = {}
+    free: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_matrix = isinstance(module, nn.Linear) and name == "weight"
+            (decayed if is_matrix else free)[id(parameter)] = parameter
+    return torch.optim.AdamW(
+        [
+            {"params": list(decayed.values()), "weight_decay": training.weight_decay},
+            {"params": list(free.values()), "weight_decay": 0.0},
+        ],
+        lr=training.learning_rate,
+        fused=True,
+    )
+
+
+def cut_windows(
+    sequences: Sequences, max_history: int, windows: str, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where windows begin in `sequences.items`, and how many inputs each has (1..max_history).
+
+    A window of `length` inputs also spans the item after them. `all` cuts a long sequence into
+    consecutive windows at a random phase, so that every item but the first is a target once.
+    """
+    lengths = sequences.lengths - 1  # inputs: the last item is only a target
+    users = np.flatnonzero(lengths > 0)
+    first, total = sequences.offsets[users], lengths[users]
+    if windows != "all":
+        slack = np.maximum(total - max_history, 0)
+        shift = slack if windows == "last" else rng.integers(0, slack + 1)
+        return first + shift, np.minimum(total, max_history)
+    # Cuts at phase, phase + H, phase + 2H, ...; the phase is 0 where one window suffices.
+    is_long = total > max_history
+    phase = np.where(is_long, rng.integers(1, max_history + 1, size=len(users)), total)
+    num = 1 + -(-(total - phase) // max_history)  # per user
+    row = np.repeat(np.arange(len(users)), num)
+    nth = np.arange(num.sum()) - np.repeat(num.cumsum() - num, num)
+    start = np.where(nth == 0, 0, phase[row] + (nth - 1) * max_history)
+    end = np.minimum(phase[row] + nth * max_history, total[row])
+    return first[row] + start, end - start
+
+
+def every_prefix(
+    sequences: Sequences, max_history: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One window per target, of the (at most `max_history`) items before it."""
+    inputs = np.maximum(sequences.lengths - 1, 0)
+    first = np.repeat(sequences.offsets[:-1], inputs)
+    end = np.arange(inputs.sum()) - np.repeat(inputs.cumsum() - inputs, inputs) + 1
+    start = np.maximum(end - max_history, 0)
+    return first + start, end - start
+
+
+def length_sorted_batches(
+    lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Random batches of rows of similar length, so that little is computed on padding."""
+    order = rng.permutation(len(lengths))
+    pool = batch_size * 50
+    batches: list[NDArray[np.int64]] = []
+    for begin in range(0, len(order), pool):
+        rows = order[begin : begin + pool]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+    for index in rng.permutation(len(batches)):
+        yield batches[index]
