@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_catalogs import FORMS, HISTORIES, LENGTHS, NUM_ITEMS, random_model, random_tables
 
+from bbqrec.decoding import GenerativeModel, PrefixIndex, beam_search
 from bbqrec.recommender import build_recommender, catalog_from_weights
 
 
@@ -31,6 +32,21 @@ def test_search_steps_score_as_teacher_forcing_does(name: str) -> None:
 
     expected = model.score_items(HISTORIES, LENGTHS, orders[-1])
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_beam_as_wide_as_the_catalog_finds_the_items_with_the_best_scores(name: str) -> None:
+    model = random_model(FORMS[name])
+    assert isinstance(model, GenerativeModel)
+    index = PrefixIndex.build(random_tables().semantic_ids)
+    with torch.inference_mode():
+        ranking = beam_search(model.begin(HISTORIES, LENGTHS), index, beam_width=NUM_ITEMS)
+
+        everything = torch.arange(NUM_ITEMS).expand(len(HISTORIES), -1)
+        expected = model.score_items(HISTORIES, LENGTHS, everything)
+
+    torch.testing.assert_close(ranking.scores, expected.sort(descending=True).values)
+    torch.testing.assert_close(ranking.scores, expected.gather(1, ranking.items))
 
 
 @pytest.mark.parametrize("name", FORMS)
