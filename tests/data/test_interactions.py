@@ -13,6 +13,7 @@ from bbqrec.data.interactions import EventLog, build_log, parse_times
 from bbqrec.data.lines import Rejected
 from bbqrec.data.prepare import PrepareConfig
 from bbqrec.data.raw import RawData
+from bbqrec.data.records import LINE
 
 EVENTS = st.lists(
     st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 4)), min_size=1, max_size=60
@@ -24,7 +25,7 @@ def build(events: list[Event], **options: object) -> EventLog:
     frame = pl.DataFrame(
         [(i + 2, f"u{user}", f"i{item}", time) for i, (user, item, time) in enumerate(events)],
         schema={
-            "line": pl.UInt32,
+            LINE: pl.UInt32,
             "user_id": pl.String,
             "item_id": pl.String,
             "timestamp": pl.Int64,

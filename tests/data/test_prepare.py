@@ -15,14 +15,14 @@ import pytest
 from bbqrec.data import Dataset, PrepareConfig, load_texts, load_weights, prepare
 from bbqrec.errors import ConfigError, DataError
 
-LOG = """user_id,item_id,timestamp,title,genre
-007,b,3,The &amp;amp; Second,drama
+LOG = """user_id,item_id,timestamp,title,genre,price
+007,b,3,The &amp;amp; Second,drama,2
 007,a,1,"A ""first"" title
-on two lines",comedy
-007,c,2,Third,
-7,a,10,,
-7,b,30,ignored,
-7,c,20,,
+on two lines",comedy,1.5
+007,c,2,Third,,
+7,a,10,,,
+7,b,30,ignored,,
+7,c,20,,,
 """
 
 
@@ -269,6 +269,27 @@ def test_unusable_input_ends_in_one_sentence(
         prepared(tmp_path, text, **options)
 
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("item_id", [1.0, 2.0], "ids in column item_id are Float64"),
+        ("user_id", [["u"], ["v"]], "ids in column user_id are List"),
+        ("timestamp", [["1"], ["2"]], "no timestamp can be read"),
+        ("timestamp", [None, None], "no timestamp can be read"),
+        ("timestamp", [float("nan"), float("inf")], "no timestamp can be read"),
+        ("item_id", [None, None], "item_id is missing"),
+    ],
+)
+def test_columns_of_an_unusable_type_end_in_one_sentence(
+    tmp_path: Path, name: str, values: list[Any], message: str
+) -> None:
+    frame = pl.DataFrame({"user_id": ["u", "v"], "item_id": ["a", "b"], "timestamp": [1, 2]})
+    frame.with_columns(pl.Series(name, values)).write_parquet(tmp_path / "log.parquet")
+
+    with pytest.raises(DataError, match=message):
+        prepared(tmp_path, tmp_path / "log.parquet")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def write_items(
 ) -> tuple[list[str], NDArray[np.bool_], dict[str, int]]:
     """Write the text columns in item order; return titles, which items have text, and counts.
 
-    Text columns are the string columns (lists of strings are joined), or those the config names.
+    Text columns are those the config names, else all of strings that are not just numbers; lists
+    of strings are joined.
     HTML entities are unescaped. An item without a title goes by its id.
     """
     catalog = pl.DataFrame({"item_id": item_ids}, schema={"item_id": pl.String})
@@ -75,9 +76,16 @@ def _text_columns(raw_items: pl.DataFrame, config: PrepareConfig, title: str | N
     names = [
         name
         for name, dtype in raw_items.schema.items()
-        if dtype == pl.String and name not in ("item_id", "image")
+        if dtype == pl.String and name not in ("item_id", "image", "")
     ]
-    return sorted(names, key=lambda name: name != title)
+    texts = [name for name in names if name == title or not _is_numeric(raw_items[name])]
+    return sorted(texts, key=lambda name: name != title)
+
+
+def _is_numeric(column: pl.Series) -> bool:
+    """Whether a column of a text file holds only numbers, such as a price."""
+    known = column.drop_nulls()
+    return len(known) > 0 and known.cast(pl.Float64, strict=False).null_count() == 0
 
 
 def _require(raw_items: pl.DataFrame, name: str) -> None:

@@ -101,7 +101,7 @@ def _with_times(raw: RawData, config: PrepareConfig, rejected: Rejected) -> pl.D
 
 def parse_times(column: pl.Series, time_format: str | None) -> pl.Series:
     """Numbers stay as they are; dates become microseconds since 1970; null where unreadable."""
-    if column.dtype.is_temporal():
+    if column.dtype in (pl.Date, pl.Datetime):
         return column.cast(pl.Datetime("us")).dt.epoch("us")
     if column.dtype == pl.String and time_format is not None:
         dates = column.str.to_datetime(time_format, strict=False, time_unit="us")
@@ -120,6 +120,8 @@ def parse_times(column: pl.Series, time_format: str | None) -> pl.Series:
         known = column.drop_nulls()
         is_whole = bool(((known.floor() == known) & (known.abs() < 2.0**53)).all())
         return column.cast(pl.Int64) if is_whole else column
+    if not column.dtype.is_integer():
+        return pl.Series(column.name, [None] * len(column), dtype=pl.Int64)
     return column.cast(pl.Int64, strict=False)
 
 

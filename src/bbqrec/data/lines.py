@@ -158,6 +158,8 @@ class Lines:
         try:
             return line.decode(self.encoding).rstrip("\r\n")
         except UnicodeDecodeError as error:
-            reason = f"not {self.encoding} text at byte {error.start}; is it another encoding?"
+            reason = (
+                f"not {self.encoding} text at byte {error.start} (set encoding if it is another)"
+            )
             self._rejected.add(self.path, self.number, reason, line[:200].decode("latin-1"))
             return None

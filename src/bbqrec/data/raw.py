@@ -103,13 +103,14 @@ def require_log_columns(
 
 
 def ids_as_strings(path: Path, frame: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
-    """`frame` with the named columns as strings; DataError for ids that were floats."""
+    """`frame` with the named columns as strings; DataError for ids such as 7.0 or lists."""
     for name in names:
         dtype = frame.schema[name]
-        if dtype.is_float():
+        is_text = dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null)
+        if not (is_text or dtype.is_integer()):
             raise DataError(
-                f"{path}: the ids in column {name} are {dtype}, which cannot be told apart safely; "
-                "save them as strings or whole numbers"
+                f"{path}: the ids in column {name} are {dtype}; save them as strings or whole "
+                "numbers, so that equal ids are equal text"
             )
     return frame.with_columns(pl.col(name).cast(pl.String) for name in names)
 

@@ -19,7 +19,7 @@ from bbqrec.errors import DataError
 
 CHUNK_ROWS = 200_000
 MAX_FIELD_CHARS = 2**20
-LINE = "line"  # 1-based number of the line (of the row, in Parquet) that a row came from
+LINE = "__line__"  # 1-based number of the line (of the row, in Parquet) that a row came from
 
 
 class Layout(NamedTuple):
