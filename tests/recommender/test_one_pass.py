@@ -15,7 +15,7 @@ from small_catalogs import (
     random_tables,
 )
 
-from bbqrec.errors import ConfigError
+from bbqrec.errors import ConfigError, FeatureError
 from bbqrec.recommender import OnePassRecommender, RecommenderConfig, build_recommender
 
 TARGETS = torch.where(HISTORIES >= 0, (HISTORIES * 7 + 3) % NUM_ITEMS, -1)
@@ -157,10 +157,13 @@ def test_half_precision_stays_near_full(name: str) -> None:
     assert (half - full).abs().mean() < 0.1
 
 
-def test_an_item_without_any_part_is_refused() -> None:
+def test_tables_that_make_no_model_are_refused() -> None:
     with pytest.raises(ConfigError, match="at least one of"):
         RecommenderConfig.parse({"use_id": False, "use_content": False, "use_codes": False})
     config = ONE_PASS.model_copy(update={"use_id": False, "use_codes": False})
+    longer = torch.zeros(NUM_ITEMS + 1, dtype=torch.bool)
+    with pytest.raises(FeatureError, match="is_unseen has 41 rows, but there are 40 items"):
+        build_recommender(ONE_PASS, random_tables()._replace(is_unseen=longer), {})
     with pytest.raises(ConfigError, match="no content vectors"):
         build_recommender(config, random_tables()._replace(content={}, is_present={}), {})
 

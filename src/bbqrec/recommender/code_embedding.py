@@ -20,12 +20,15 @@ class CodeEmbedding(nn.Module):
     the vectors be summed with others and move faster under Adam.
     """
 
+    level_offsets: Tensor
+
     def __init__(self, config: RecommenderConfig, catalog: Catalog, *, as_t5: bool) -> None:
         super().__init__()
         root = math.sqrt(config.d_model)
         self.input_scale, self.output_scale = (1.0, 1 / root) if as_t5 else (root, 1.0)
         self.normalize = config.normalize
         self.sizes = catalog.sizes
+        self.register_buffer("level_offsets", catalog.level_offsets, persistent=False)
         self.offsets = catalog.level_offsets.tolist()
         deviation = 1.0 if as_t5 else 1 / root
         self.weight = nn.Parameter(torch.randn(catalog.num_tokens, config.d_model) * deviation)
@@ -41,7 +44,7 @@ class CodeEmbedding(nn.Module):
         """The class of each token among `logits`."""
         if self.normalize == "vocabulary":
             return tokens
-        return tokens - torch.tensor(self.offsets, device=tokens.device)
+        return tokens - self.level_offsets
 
     def logits(
         self, hidden: Float[Tensor, "entry level dim"]

@@ -50,10 +50,11 @@ def needed(tables: ItemTables, config: RecommenderConfig) -> ItemTables:
     compares = config.similarity.enabled and config.similarity.source != "codes"
     content = tables.content if has_content else {}
     similarity = tables.similarity if compares else {}
-    for name, vectors in [*content.items(), *similarity.items()]:
-        if len(vectors) != len(tables.semantic_ids):
+    rows = [*content.items(), *similarity.items(), ("is_unseen", tables.is_unseen)]
+    for name, table in rows:
+        if len(table) != len(tables.semantic_ids):
             raise FeatureError(
-                f"{name} has {len(vectors)} rows, but there are {len(tables.semantic_ids)} items "
+                f"{name} has {len(table)} rows, but there are {len(tables.semantic_ids)} items "
                 "with semantic IDs; both must come from the same catalog"
             )
         if "." in name or ">" in name:
