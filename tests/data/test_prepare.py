@@ -20,7 +20,8 @@ LOG = """user_id,item_id,timestamp,title,genre,price
 007,a,1,"A ""first"" title
 on two lines",comedy,1.5
 007,c,2,Third,,
-7,a,10,,,
+7,a,10,"A ""first"" title
+on two lines",,
 7,b,30,ignored,,
 7,c,20,,,
 """
@@ -86,6 +87,18 @@ def test_one_csv_gives_interactions_texts_and_titles(tmp_path: Path) -> None:
     assert texts["a"] == 'A "first" title\non two lines\ncomedy'
     assert texts["c"] == "Third"
     assert dataset.titles[dataset.item_ids.index("b")] == "The & Second"
+
+
+def test_a_column_that_changes_with_every_interaction_is_no_text_of_the_item(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [f"u{u},i{i},{u + i},name {i},I am user {u}" for u in range(5) for i in range(4)]
+
+    with caplog.at_level(logging.WARNING):
+        prepared(tmp_path, "user_id,item_id,timestamp,title,review\n" + "\n".join(rows))
+
+    assert sorted(map(str, load_texts(tmp_path / "out"))) == [f"name {i}" for i in range(4)]
+    assert "column review is left out" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".tsv", ".csv.gz"])
@@ -260,6 +273,8 @@ def test_a_dataset_folder_joins_items_and_counts_strangers(tmp_path: Path) -> No
         ("user_id,item_id,timestamp,event\nu,a,1,x\n", {"event_weights": {"y": 1}}, "type 'y'"),
         ("user_id,item_id,timestamp\nu,a,1\n", {"text_columns": ["plot"]}, "'plot'"),
         ("user_id,item_id,position\nu,a,1\nu,b,2\n", {"split": "temporal"}, "needs timestamps"),
+        ("user_id,item_id,timestamp\nu,a,1\nu,b,1\n", {"split": "temporal"}, "too few different"),
+        ("user_id,item_id,timestamp\nu,a,1\nu,a,2\n", {"split": "cold"}, "of a cold item"),
     ],
 )
 def test_unusable_input_ends_in_one_sentence(

@@ -65,7 +65,7 @@ def read_amazon(source: Path, rejected: Rejected) -> RawData:
         pl.concat(logs, how="diagonal_relaxed"),
         first_known(pl.concat(items, how="diagonal_relaxed")) if items else None,
         images,
-        reviews[0],
+        reviews[0] if len(reviews) == 1 else source,
         "amazon",
     )
 

@@ -56,6 +56,10 @@ def _leave_one_out(log: EventLog, is_cold: NDArray[np.bool_]) -> Split:
     is_train = place < (lengths - num_held_out)[log.users]
     is_warm = ~is_cold[log.items]
     train_rows = np.flatnonzero(is_train & is_warm)
+    if not len(train_rows):
+        raise DataError(
+            "every training event is of a cold item; lower cold_share or use another split"
+        )
     validation, lost_validation = _cases(log, users, offsets[users + 1] - 2, is_warm)
     test, lost_test = _cases(log, users, offsets[users + 1] - 1, is_warm)
     counts = {

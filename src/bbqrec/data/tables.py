@@ -1,5 +1,7 @@
 """Our dataset folder, and tables with any column names: CSV, TSV, JSON lines, Parquet."""
 
+import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +21,9 @@ from bbqrec.data.raw import (
 from bbqrec.data.records import LINE, Layout, read_chunks
 from bbqrec.errors import DataError
 
+logger = logging.getLogger(__name__)
+
+MAX_DIFFERING_SHARE = 0.5
 SUFFIXES = (".parquet", ".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
 INTERACTION_STEMS = ("interactions", "ratings", "events", "reviews")
 ITEM_STEMS = ("items", "movies", "products", "metadata")
@@ -81,16 +86,36 @@ def _read_log(
     path: Path, columns: Mapping[str, str], layout: Layout, rejected: Rejected, *, with_items: bool
 ) -> tuple[pl.DataFrame, pl.DataFrame | None]:
     logs, items = [], pl.DataFrame(schema={"item_id": pl.String})
+    num_known: Counter[str] = Counter()
+    num_differing: Counter[str] = Counter()
     for chunk in read_chunks(path, layout, rejected):
         found = map_columns(chunk.columns, columns, (*LOG_COLUMNS, "image"))
         require_log_columns(path, found, chunk.columns, columns)
         log = chunk.select(LINE, **{o: pl.col(t) for o, t in found.items() if o in LOG_COLUMNS})
         logs.append(ids_as_strings(path, log, ("user_id", "item_id")))
-        if with_items:
-            drop = [theirs for ours, theirs in found.items() if ours not in ("item_id", "image")]
-            described = _item_columns(path, chunk, found, drop)
-            if len(described.columns) > 1:
-                items = first_known(pl.concat([items, described], how="diagonal_relaxed"))
+        if not with_items:
+            continue
+        drop = [theirs for ours, theirs in found.items() if ours not in ("item_id", "image")]
+        described = _item_columns(path, chunk, found, drop)
+        names = [name for name, dtype in described.schema.items() if dtype == pl.String][1:]
+        if names:
+            items = first_known(pl.concat([items, described], how="diagonal_relaxed"))
+            first = described.select("item_id").join(
+                items, on="item_id", how="left", maintain_order="left"
+            )
+            num_known.update({name: described[name].count() for name in names})
+            num_differing.update({n: int((described[n] != first[n]).sum()) for n in names})
+    for name in num_known:
+        # What changes from one interaction to the next, such as a review, is no text of the item:
+        # it would also tell of interactions that are held out.
+        repeats = num_known[name] - items[name].count()
+        if num_differing[name] > MAX_DIFFERING_SHARE * repeats:
+            logger.warning(
+                "%s: column %s is left out of the items: of %d values after an item's first, "
+                "%d differ from it",
+                *(path, name, repeats, num_differing[name]),
+            )
+            items = items.drop(name)
     has_items = len(items.columns) > 1
     return pl.concat(logs, how="diagonal_relaxed"), items if has_items else None
 
