@@ -19,7 +19,7 @@ from bbqrec.recommender.item_vectors import ItemVectors
 from bbqrec.recommender.light_decoder import LightDecoder, state_at
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
 from bbqrec.recommender.tables import ItemTables
-from bbqrec.recommender.transformer import AttentionBias, Layout, hide, random_linear
+from bbqrec.recommender.transformer import AttentionBias, Layout, hide
 
 
 class OnePassOutput(NamedTuple):
@@ -49,7 +49,9 @@ class OnePassRecommender(SequenceModel):
             if config.decoder == "light"
             else CodeDecoder(config)
         )
-        self.user_projection = random_linear(width, width, width**-0.5)
+        self.user_projection = nn.Linear(width, width, bias=False)
+        # At first a user is close to the last item read, hence to items of like content and codes.
+        nn.init.eye_(self.user_projection.weight)
         self._remembered: tuple[object, Tensor] | None = None
         log_temperature = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
