@@ -159,6 +159,17 @@ def report(run: RunArgument, quiet: Quiet = False, as_json: Json = False) -> Non
 
 
 @app.command()
+def settings(config: ConfigArgument = None) -> None:
+    """Print every setting with its default (or CONFIG's) value, as TOML to start from."""
+    from bbqrec.config import as_toml, read_toml
+    from bbqrec.pipeline import RunConfig
+
+    with _session(quiet=True):
+        values = read_toml(config) if config else {}
+        sys.stdout.write(as_toml(RunConfig.parse(values, source=str(config))) + "\n")
+
+
+@app.command()
 def recommend(
     run: RunArgument,
     history: Annotated[
@@ -276,7 +287,7 @@ def _run(
 ) -> None:
     from bbqrec.bundle import RunFolder
     from bbqrec.config import apply_overrides, read_toml
-    from bbqrec.pipeline import RunConfig, choose_device, estimate, run_stages
+    from bbqrec.pipeline import RunConfig, choose_device, run_stages
     from bbqrec.storage import read_json
 
     folder = RunFolder(out)
@@ -298,7 +309,9 @@ def _run(
             "`bbqrec prepare SOURCE --out RUN` first"
         )
     if dry_run:
-        values, table = estimate(folder, config, source=data)
+        from bbqrec.estimate import estimate
+
+        values, table = estimate(folder, config, source=data, device=choose_device(device))
         _print_json(values) if as_json else Console().print(table)
         return
     run_stages(folder, config, source=data, device=choose_device(device), until=until)

@@ -1,5 +1,6 @@
 """Settings: frozen, strict models read from TOML, changed by dotted overrides."""
 
+import inspect
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ C = TypeVar("C", bound="Config")
 class Config(BaseModel):
     """Base of every settings model: plain values only, immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True
+    )
 
     @classmethod
     def parse(cls: type[C], values: dict[str, Any], *, source: str = "the settings") -> C:
@@ -43,7 +46,7 @@ def _rule(error: Any, model: type[BaseModel]) -> str:
             if isinstance(annotation, type) and issubclass(annotation, BaseModel)
             else None
         )
-    keys = ", ".join(sorted(known.model_fields)) if known else "see docs/configuration.md"
+    keys = ", ".join(sorted(known.model_fields)) if known else "see `bbqrec settings`"
     return f"there is no such setting; known here: {keys}"
 
 
@@ -53,6 +56,25 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
+
+
+def as_toml(settings: Config, section: str = "") -> str:
+    """Settings as commented TOML that `read_toml` accepts; settings without a value as comments."""
+    lines = [f"\n[{section}]"] if section else []
+    about = inspect.getdoc(type(settings)) or ""
+    lines += [f"# {line}".rstrip() for line in about.splitlines()]
+    tables = []
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Config):
+            tables.append(as_toml(value, f"{section}.{name}".removeprefix(".")))
+            continue
+        lines += [f"# {line}" for line in (field.description or "").splitlines()]
+        if value is None or value == {}:
+            lines.append(f"# {name} is not set")
+        else:
+            lines.append(f"{name} = {orjson.dumps(value).decode()}")
+    return "\n".join([*lines, *tables])
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

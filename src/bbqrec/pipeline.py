@@ -39,7 +39,7 @@ STAGES = ("prepare", "encode", "tokenize", "train", "evaluate", "report")
 
 
 class RunConfig(Config):
-    """Everything that changes a result, one section per stage; see docs/configuration.md."""
+    """Everything that changes a result, one section per stage; see `bbqrec settings`."""
 
     seed: int = Field(0, ge=0)
     prepare: PrepareConfig = PrepareConfig()

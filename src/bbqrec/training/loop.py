@@ -174,6 +174,20 @@ def fit(
     return FitResult(state.log, state.best_epoch, state.step)
 
 
+def seconds_per_step(
+    recipe: Recipe[B], config: LoopConfig, *, device: torch.device, num_steps: int = 4
+) -> float:
+    """Time a few real steps; they change the model, so give it a recipe to throw away."""
+    state = _State()
+    sums: dict[str, Tensor] = {}
+    start = time.monotonic()
+    for step, batch in enumerate(islice(recipe.batches(0), num_steps + 1)):
+        if step == 1:  # the first one warms up
+            start = time.monotonic()
+        _step(recipe, batch, config, state, sums, num_steps, device)
+    return (time.monotonic() - start) / num_steps
+
+
 def _is_exhausted(state: _State, config: LoopConfig) -> bool:
     return (
         config.patience is not None

@@ -70,11 +70,7 @@ def fit_recommender(
     identity: dict[str, Any] | None = None,
 ) -> FittedRecommender:
     """Train on `dataset.train`, choose the epoch by NDCG@10 on a fixed validation sample."""
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    edges = similarity_edges(tables, dataset.train.items, dataset.train.offsets, config, generator)
-    model = build_recommender(config, tables, edges).to(device)
-    recipe = RecommenderRecipe(model, dataset, tables, config, training, ranking, seed, device)
+    recipe = make_recipe(dataset, tables, config, training, ranking, seed=seed, device=device)
     result = fit(
         recipe,
         training,
@@ -83,7 +79,25 @@ def fit_recommender(
         identity=identity or {},
         description="training the recommender",
     )
-    return FittedRecommender(model, result)
+    return FittedRecommender(recipe.model, result)
+
+
+def make_recipe(
+    dataset: Dataset,
+    tables: ItemTables,
+    config: RecommenderConfig,
+    training: TrainingConfig,
+    ranking: RankingConfig,
+    *,
+    seed: int,
+    device: str = "cpu",
+) -> "RecommenderRecipe":
+    """A freshly initialized model with all that training it needs."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    edges = similarity_edges(tables, dataset.train.items, dataset.train.offsets, config, generator)
+    model = build_recommender(config, tables, edges).to(device)
+    return RecommenderRecipe(model, dataset, tables, config, training, ranking, seed, device)
 
 
 class RecommenderRecipe:
