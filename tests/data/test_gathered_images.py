@@ -142,11 +142,23 @@ def test_an_image_table_without_bytes_is_refused(tmp_path: Path) -> None:
         prepared(tmp_path, folder)
 
 
+def test_a_source_of_damaged_images_ends_in_one_sentence(tmp_path: Path) -> None:
+    folder = shop(tmp_path, [f"i{n}" for n in range(20)])
+    frame = pl.DataFrame({"item_id": [f"i{n}" for n in range(20)], "bytes": [b"x" * 50] * 20})
+    frame.write_parquet(folder / "images.parquet")
+    content = bytearray((folder / "images.parquet").read_bytes())
+    content[4:40] = bytes(36)
+    (folder / "images.parquet").write_bytes(content)
+
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        prepared(tmp_path, folder)
+
+
 def test_a_damaged_image_file_is_named(tmp_path: Path) -> None:
     folder = shop(tmp_path, ["a"])
     pl.DataFrame({"item_id": ["a"], "bytes": [b"x"]}).write_parquet(folder / "images.parquet")
     prepared(tmp_path, folder)
     (tmp_path / "out" / "images.parquet").write_bytes(b"PAR1 damaged")
 
-    with pytest.raises(CorruptArtifactError, match=r"images\.parquet is damaged"):
+    with pytest.raises(CorruptArtifactError, match=r"images\.parquet is not a readable Parquet"):
         list(iter_images(tmp_path / "out"))

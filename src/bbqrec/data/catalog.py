@@ -4,6 +4,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from bbqrec.data.parquet import reading_parquet
 from bbqrec.errors import CorruptArtifactError, DataError
 
 ITEMS_FILE = "items.parquet"
@@ -22,10 +23,8 @@ def load_texts(directory: Path, columns: Sequence[str] | None = None) -> list[st
     import polars as pl
 
     path = directory / ITEMS_FILE
-    try:
+    with reading_parquet(path, CorruptArtifactError, "run `bbqrec prepare` again"):
         items = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise CorruptArtifactError(f"{path} is not a readable items table: {error}") from None
     present = [name for name in items.columns if name != "item_id"]
     wanted = present if columns is None else list(columns)
     unknown = [name for name in wanted if name not in present]

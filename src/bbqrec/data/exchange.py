@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import torch
 
+from bbqrec.data.parquet import reading_parquet
 from bbqrec.errors import DataError, SemanticIdError
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.storage import read_json, read_text, write_bytes, write_json
@@ -83,11 +84,9 @@ def _check_lengths(item_ids: Sequence[str], ids: SemanticIds) -> None:
 def _read_parquet_codes(path: Path) -> tuple[dict[str, tuple[int, ...]], tuple[int, ...] | None]:
     import polars as pl
 
-    try:
+    with reading_parquet(path, SemanticIdError):
         frame = pl.read_parquet(path)
         sizes = pl.read_parquet_metadata(path).get(_SIZES_KEY)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise SemanticIdError(f"{path} is not a readable Parquet file: {error}") from None
     levels = [f"code_{level}" for level in range(len(frame.columns) - 1)]
     if not levels or set(frame.columns) != {"item_id", *levels}:
         raise SemanticIdError(

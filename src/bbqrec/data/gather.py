@@ -11,6 +11,7 @@ from polars.io.plugins import register_io_source
 
 from bbqrec.data.catalog import ITEMS_FILE, unescape
 from bbqrec.data.images import IMAGES_FILE, ROW_GROUP
+from bbqrec.data.parquet import reading_parquet
 from bbqrec.data.prepare import PrepareConfig
 from bbqrec.data.raw import ImageFiles, ImageTable
 from bbqrec.errors import DataError
@@ -132,16 +133,27 @@ def write_images(
 
 
 def _sink(path: Path, pieces: Iterator[pl.DataFrame]) -> None:
+    failures: list[DataError] = []
+
     def generate(
         with_columns: list[str] | None,
         predicate: pl.Expr | None,
         n_rows: int | None,
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
-        yield from pieces
+        try:
+            yield from pieces
+        except DataError as error:
+            failures.append(error)
+            raise
 
     frame = register_io_source(generate, schema=_IMAGE_SCHEMA)
-    frame.sink_parquet(path, row_group_size=ROW_GROUP, compression="uncompressed")
+    try:
+        frame.sink_parquet(path, row_group_size=ROW_GROUP, compression="uncompressed")
+    except pl.exceptions.PolarsError:
+        if failures:  # Polars hands on what its source raised as an error of its own
+            raise failures[0] from None
+        raise
 
 
 def _from_table(
@@ -151,20 +163,19 @@ def _from_table(
         pl.col("item_id").cast(pl.String), bytes=pl.col(source.bytes_column)
     )
     size = pl.col("bytes").bin.size()
-    sizes = images.select("item_id", size=size).collect(engine="streaming")
+    with reading_parquet(source.path):
+        sizes = images.select("item_id", size=size).collect(engine="streaming")
     counts["image_rows_of_unknown_items"] = int((~sizes["item_id"].is_in(catalog["item_id"])).sum())
     counts["images_empty"] = int((sizes["size"].fill_null(0) == 0).sum())
     counts["images_too_large"] = int((sizes["size"] > MAX_IMAGE_BYTES).sum())
     usable = (size > 0) & (size <= MAX_IMAGE_BYTES)
     num_pieces = 1 + int(sizes["size"].sum()) // _PIECE_BYTES
     for piece in catalog.iter_slices(-(-catalog.height // num_pieces)):
-        found = images.filter(pl.col("item_id").is_in(piece["item_id"].implode()) & usable)
-        yield piece.join(
-            found.collect(engine="streaming").unique("item_id", keep="first", maintain_order=True),
-            on="item_id",
-            how="inner",
-            maintain_order="left",
-        )
+        is_wanted = pl.col("item_id").is_in(piece["item_id"].implode()) & usable
+        with reading_parquet(source.path):
+            found = images.filter(is_wanted).collect(engine="streaming")
+        found = found.unique("item_id", keep="first", maintain_order=True)
+        yield piece.join(found, on="item_id", how="inner", maintain_order="left")
 
 
 def _from_files(

@@ -6,11 +6,13 @@ Bytes are not decoded here: whether they are a picture is for the encoder to fin
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bbqrec.data.parquet import reading_parquet
 from bbqrec.errors import CorruptArtifactError
 from bbqrec.storage import read_json
 
 IMAGES_FILE = "images.parquet"
 ROW_GROUP = 256
+_ADVICE = "run `bbqrec prepare` again"
 
 
 def has_images(directory: Path) -> bool:
@@ -23,14 +25,19 @@ def iter_images(directory: Path) -> Iterator[tuple[int, bytes]]:
     import polars as pl
 
     item_of = _item_numbers(directory)
-    frame = pl.scan_parquet(directory / IMAGES_FILE)
-    try:
+    path = directory / IMAGES_FILE
+    with reading_parquet(path, CorruptArtifactError, _ADVICE):
+        frame = pl.scan_parquet(path)
         num_rows = frame.select(pl.len()).collect().item()
-        for start in range(0, num_rows, ROW_GROUP):
-            for item_id, content in frame.slice(start, ROW_GROUP).collect().iter_rows():
-                yield item_of[item_id], content
-    except (pl.exceptions.PolarsError, OSError, KeyError) as error:
-        raise _damaged(directory, error) from None
+    for start in range(0, num_rows, ROW_GROUP):
+        with reading_parquet(path, CorruptArtifactError, _ADVICE):
+            rows = frame.slice(start, ROW_GROUP).select("item_id", "bytes").collect().rows()
+        for item_id, content in rows:
+            if item_id not in item_of:
+                raise CorruptArtifactError(
+                    f"{path} has an image of the unknown item {item_id!r}; {_ADVICE}"
+                )
+            yield item_of[item_id], content
 
 
 def read_images(directory: Path, items: Sequence[int]) -> dict[int, bytes]:
@@ -41,16 +48,14 @@ def read_images(directory: Path, items: Sequence[int]) -> dict[int, bytes]:
         return {}
     item_ids = read_json(directory / "ids.json")["items"]
     wanted = {item_ids[item]: int(item) for item in items}
-    frame = pl.scan_parquet(directory / IMAGES_FILE)
-    try:
+    found = {}
+    path = directory / IMAGES_FILE
+    with reading_parquet(path, CorruptArtifactError, _ADVICE):
+        frame = pl.scan_parquet(path).select("item_id", "bytes")
         rows = frame.select("item_id").collect()["item_id"]
-        places = rows.is_in(list(wanted)).arg_true()
-        found = {}
-        for place in places:
+        for place in rows.is_in(list(wanted)).arg_true():
             item_id, content = frame.slice(place, 1).collect().row(0)
             found[wanted[item_id]] = content
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise _damaged(directory, error) from None
     return found
 
 
@@ -58,9 +63,3 @@ def _item_numbers(directory: Path) -> dict[str, int]:
     return {
         item_id: item for item, item_id in enumerate(read_json(directory / "ids.json")["items"])
     }
-
-
-def _damaged(directory: Path, error: Exception) -> CorruptArtifactError:
-    return CorruptArtifactError(
-        f"{directory / IMAGES_FILE} is damaged ({error}); run `bbqrec prepare` again"
-    )

@@ -15,6 +15,7 @@ import orjson
 import polars as pl
 
 from bbqrec.data.lines import MAX_LINE_BYTES, Lines, Rejected, base_name, open_lines, read_lines
+from bbqrec.data.parquet import reading_parquet
 from bbqrec.errors import DataError
 
 CHUNK_ROWS = 200_000
@@ -49,15 +50,13 @@ def read_chunks(path: Path, layout: Layout, rejected: Rejected) -> Iterator[pl.D
 
 
 def _parquet_chunks(path: Path) -> Iterator[pl.DataFrame]:
-    try:
+    with reading_parquet(path):
         frame = pl.scan_parquet(path)
         names = frame.collect_schema().names()
         num_rows = frame.select(pl.len()).collect().item()
         for start in range(0, num_rows, 5 * CHUNK_ROWS):
             chunk = frame.slice(start, 5 * CHUNK_ROWS).collect()
             yield chunk.drop(LINE, strict=False).with_row_index(LINE, offset=start + 1)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from None
     if not num_rows:
         yield pl.DataFrame(schema=dict.fromkeys([LINE, *names], pl.String))
 
@@ -117,7 +116,7 @@ def _delimited_chunks(path: Path, layout: Layout, rejected: Rejected) -> Iterato
         delimiter = layout.delimiter or _guess_delimiter(path, first[1])
         header = layout.header
         if header is None:
-            header = [name.strip() for name in next(csv.reader([first[1]], delimiter=delimiter))]
+            header = _split_header(path, first[1], delimiter)
         else:
             lines.number -= 1
             lines.give_back(first[1].encode(lines.encoding) + b"\n")
@@ -134,6 +133,16 @@ def _delimited_chunks(path: Path, layout: Layout, rejected: Rejected) -> Iterato
             columns = zip(schema, zip(*batch, strict=True), strict=True)
             yield pl.DataFrame([pl.Series(name, c, dtype=dtype) for (name, dtype), c in columns])
     rejected.check(path)
+
+
+def _split_header(path: Path, text: str, delimiter: str) -> list[str]:
+    try:
+        return [name.strip() for name in next(csv.reader([text], delimiter=delimiter))]
+    except csv.Error:
+        raise DataError(
+            f"{path}: the header line cannot be read; write it with plain names and end lines with "
+            "a line feed"
+        ) from None
 
 
 def _text_schema(header: Sequence[str]) -> dict[str, Any]:

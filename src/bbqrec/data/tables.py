@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from bbqrec.data.lines import Rejected, base_name
+from bbqrec.data.parquet import reading_parquet
 from bbqrec.data.raw import (
     LOG_COLUMNS,
     ImageFiles,
@@ -162,10 +163,8 @@ def files_named_by_item(directory: Path) -> ImageFiles:
 
 def image_table(path: Path) -> ImageTable:
     """A Parquet file with `item_id` and one column of bytes, whatever that is called."""
-    try:
+    with reading_parquet(path):
         schema = pl.read_parquet_schema(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from None
     binary = [name for name, dtype in schema.items() if dtype == pl.Binary]
     if "item_id" not in schema or not binary:
         raise DataError(
