@@ -25,7 +25,8 @@ class ModalityConfig(Config):
             `path`), or the name or local folder of a pretrained model for transformers.
         source: what is read; by default what the encoder needs, else what the modality is called.
         columns: the text columns to join; by default all of them.
-        dim: width of a local encoder's vectors (text 256, image 128); a model has its own.
+        dim: width of a local encoder's vectors (by default text up to 512, image 128); a pretrained
+            model has its own.
         revision: which commit, tag or branch of a pretrained model.
         max_length: tokens of a text that a pretrained model reads.
         max_bad_share: the largest tolerable share of images that cannot be read.

@@ -1,7 +1,8 @@
 """The local text encoder: TF-IDF of words and word pairs, condensed by a truncated SVD.
 
-It reads content only and is fitted on the whole catalog; no interaction enters. (Latent semantic
-analysis, Deerwester et al., 1990.)
+It reads content only and is fitted on the whole catalog; no interaction enters. Latent semantic
+analysis (Deerwester et al., 1990), with each direction divided by the square root of its strength
+(Caron, 2001): between raw vectors, which common words rule, and whitened ones, which rare words do.
 """
 
 import html
@@ -22,13 +23,13 @@ from bbqrec.storage import read_json, read_tensors, write_json, write_tensors
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_DIM = 256
-MAX_TERMS = 60_000
+DEFAULT_DIM = 512
+MAX_TERMS = 30_000
 _TAG = re.compile(r"<[a-zA-Z/!][^<>]{0,200}>")
 
 
 class LexicalEncoder:
-    """Texts -> vectors whose inner products approximate those of TF-IDF vectors of length 1."""
+    """Texts -> vectors."""
 
     def __init__(
         self,
@@ -48,7 +49,11 @@ class LexicalEncoder:
 
     @classmethod
     def fit(cls, texts: Sequence[str], dim: int | None = None) -> "LexicalEncoder":
-        """Learn terms, their weights and the main directions; `dim` is capped by the data's rank.
+        """Learn terms, their weights and the main directions.
+
+        Args:
+            dim: capped by the data's rank; by default 512, or a third of the number of texts,
+                beyond which directions would describe single items.
 
         Raises:
             FeatureError: no text holds a word.
@@ -64,9 +69,9 @@ class LexicalEncoder:
                 "no word occurs in the texts (or none in two of them); name other text columns"
             ) from None
         matrix = matrix.astype(np.float32)
-        width = min(dim or DEFAULT_DIM, *matrix.shape)
+        width = min(dim or min(DEFAULT_DIM, max(16, len(texts) // 3)), *matrix.shape)
         _, strength, directions = randomized_svd(matrix, width, n_iter=4, random_state=0)
-        kept = max(1, int((strength > 1e-5 * strength[0]).sum()))
+        kept = max(1, int((strength > 1e-4 * strength[0]).sum()))
         logger.info(
             "%d texts, %d terms, %d dimensions keep %.0f %% of the weight",
             len(texts),
@@ -75,7 +80,8 @@ class LexicalEncoder:
             100 * np.square(strength[:kept]).sum() / matrix.power(2).sum(),
         )
         terms = vectorizer.get_feature_names_out().tolist()
-        return cls(terms, vectorizer.idf_, directions[:kept].astype(np.float32))
+        components = directions[:kept] / np.sqrt(strength[:kept, None])
+        return cls(terms, vectorizer.idf_, components.astype(np.float32))
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "item dim"]:
         """One row per text; a text without a known word is all zeros."""

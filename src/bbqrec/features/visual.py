@@ -3,7 +3,8 @@
 Per picture: a small thumbnail (what is where), color histograms per cell (which colors, where),
 histograms of oriented gradients at two scales (shapes; Dalal and Triggs, 2005) and of local binary
 patterns in the middle and everywhere (textures; Ojala, Pietikainen and Maenpaa, 2002). Blocks are
-scaled to equal total variance before the PCA, so that none owns it.
+scaled to equal total variance before the PCA, so that none owns it; after it, each direction is
+divided by the square root of its strength, half way to whitening.
 """
 
 import logging
@@ -60,14 +61,15 @@ class VisualEncoder:
         scaled = (torch.cat(blocks, 1) * scale).numpy()
         width = min(dim or DEFAULT_DIM, *scaled.shape)
         _, strength, directions = randomized_svd(scaled, width, random_state=0)
-        kept = max(1, int((strength > 1e-5 * strength[0]).sum()))
+        kept = max(1, int((strength > 1e-4 * strength[0]).sum()))
         logger.info(
             "%d pictures, %d dimensions keep %.0f %% of the variance",
             len(statistics),
             kept,
             100 * np.square(strength[:kept]).sum() / max(np.square(scaled).sum(), 1e-12),
         )
-        components = torch.from_numpy(directions[:kept]) * scale
+        weights = np.sqrt(np.maximum(strength[:kept, None], 1e-12))
+        components = torch.from_numpy(directions[:kept] / weights) * scale
         return cls(mean.float(), components.float())
 
     def encode(self, images: Sequence[bytes]) -> Float[Tensor, "item dim"]:
