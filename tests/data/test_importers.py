@@ -205,6 +205,20 @@ def test_movielens_reads_latin_1_titles(real_data: Path, tmp_path: Path) -> None
     assert "Toy Story (1995)\nAnimation, Children's, Comedy" in load_texts(tmp_path / "out")
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_movielens_titles_are_read_in_the_encoding_of_their_release(
+    tmp_path: Path, encoding: str
+) -> None:
+    folder = tmp_path / "ml"
+    folder.mkdir()
+    (folder / "movies.dat").write_bytes("1::Misérables, Les (1995)::Drama\n".encode(encoding))
+    (folder / "ratings.dat").write_text("1::1::5::978300760\n")
+
+    dataset = prepared(folder, tmp_path / "out")
+
+    assert dataset.titles == ["Misérables, Les (1995)"]
+
+
 def test_lcrec_items_and_ids_are_mapped_back(tmp_path: Path) -> None:
     folder = tmp_path / "lcrec"
     folder.mkdir()
@@ -232,6 +246,7 @@ def test_a_folder_of_nothing_known_says_what_it_holds(tmp_path: Path) -> None:
     [
         ("x.inter", "user_id\titem_id\n1\t2\n", {}, "without a type"),
         ("x.inter", "user_id:token\titem_id:token\n1\t2\n", {}, "no column timestamp"),
+        ("x.inter", "user_id:token\titem_id:token\ttimestamp:float\n", {}, "has no rows"),
         ("x.dat", "1::2::3\n", {}, "3 fields where 4 are expected"),
         ("x.inter.json", "[1, 2]", {}, "must be a JSON object"),
         ("x.txt", "u\n", {}, "a user without items"),

@@ -1,18 +1,29 @@
 """Datasets as other projects publish them: RecBole, MovieLens, LC-Rec, S3Rec, P5, IDGenRec."""
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
 
 from bbqrec.data.exchange import read_id_map
 from bbqrec.data.lines import Rejected, read_lines
-from bbqrec.data.raw import RawData, first_known, sequences_frame
-from bbqrec.data.records import LINE, Layout, as_text, read_chunks
+from bbqrec.data.raw import (
+    LOG_COLUMNS,
+    ImageFiles,
+    RawData,
+    first_known,
+    map_columns,
+    require_log_columns,
+    sequences_frame,
+)
+from bbqrec.data.records import CHUNK_ROWS, LINE, Layout, as_text, read_chunks
 from bbqrec.data.tables import files_named_by_item
-from bbqrec.errors import DataError
-from bbqrec.storage import read_json
+from bbqrec.errors import CorruptArtifactError, DataError
+from bbqrec.storage import read_json, read_text
 
 MOVIELENS_COLUMNS = ("user_id", "item_id", "rating", "timestamp")
+MOVIE_COLUMNS = ("item_id", "title", "genres")
 _TEXT_TYPES = ("token", "token_seq")
 
 
@@ -25,30 +36,27 @@ def find_one(folder: Path, pattern: str, what: str) -> Path:
     return found[0]
 
 
+def _pictures(folder: Path) -> ImageFiles | None:
+    """The files of a folder images/ beside the data, named by item, if there is one."""
+    images = folder / "images"
+    return files_named_by_item(images) if images.is_dir() else None
+
+
 def read_recbole(source: Path, columns: dict[str, str], rejected: Rejected) -> RawData:
     """RecBole's atomic files: tab-separated, unquoted, `name:type` in the header."""
     path = source if source.is_file() else find_one(source, "*.inter", "interactions")
     log = pl.concat(_atomic_chunks(path, rejected), how="diagonal_relaxed")
-    names = {ours: columns.get(ours, ours) for ours in ("user_id", "item_id")}
-    names |= {
-        ours: columns.get(ours, ours)
-        for ours in ("timestamp", "rating")
-        if columns.get(ours, ours) in log.columns
-    }
-    missing = [n for n in (*names.values(), names.get("timestamp", "timestamp")) if n not in log]
-    if missing:
-        there = ", ".join(name for name in log.columns if name != LINE)
-        raise DataError(f"{path} has no column {missing[0]}; it has: {there}")
-    log = log.select(LINE, **{ours: pl.col(theirs) for ours, theirs in names.items()})
+    found = map_columns(log.columns, columns, LOG_COLUMNS)
+    require_log_columns(path, found, log.columns, columns)
+    log = log.select(LINE, **{ours: pl.col(theirs) for ours, theirs in found.items()})
     item_path = path.with_suffix(".item")
     items = None
     if item_path.is_file():
-        items = pl.concat(_atomic_chunks(item_path, rejected), how="diagonal_relaxed")
-        items = items.rename({names["item_id"]: "item_id"}).drop(LINE)
-        items = first_known(_blank_to_null(items))
-    folder = path.parent / "images"
-    images = files_named_by_item(folder) if folder.is_dir() else None
-    return RawData(log, items, images, path, "recbole")
+        items = pl.concat(_atomic_chunks(item_path, rejected), how="diagonal_relaxed").drop(LINE)
+        if found["item_id"] not in items.columns:
+            raise DataError(f"{item_path} has no column {found['item_id']} of type token")
+        items = first_known(_blank_to_null(items.rename({found["item_id"]: "item_id"})))
+    return RawData(log, items, _pictures(path.parent), path, "recbole")
 
 
 def _atomic_chunks(path: Path, rejected: Rejected) -> list[pl.DataFrame]:
@@ -76,38 +84,46 @@ def _blank_to_null(frame: pl.DataFrame) -> pl.DataFrame:
 def read_movielens(source: Path, rejected: Rejected) -> RawData:
     """MovieLens 1M and 10M: `ratings.dat` and `movies.dat`, fields separated by `::`.
 
-    The ratings are ASCII and the titles Latin-1, as the publisher's README says.
+    The publisher writes titles in Latin-1 (1M) or UTF-8 (10M).
     """
-    path = (
-        source if source.is_file() else find_one(source, "ratings.dat", "user::movie::rating::time")
-    )
-    log = _double_colon(path, MOVIELENS_COLUMNS, rejected, encoding="ascii")
+    path = source if source.is_file() else find_one(source, "ratings.dat", "ratings")
+    log = pl.concat(_double_colon(path, MOVIELENS_COLUMNS, rejected, encoding="ascii"))
     movies = path.parent / "movies.dat"
     items = None
     if movies.is_file():
-        items = _double_colon(movies, ("item_id", "title", "genres"), rejected, encoding="latin-1")
+        encoding = "utf-8" if _is_utf8(movies) else "latin-1"
+        items = pl.concat(_double_colon(movies, MOVIE_COLUMNS, rejected, encoding))
         items = first_known(
             items.drop(LINE).with_columns(pl.col("genres").str.replace_all("|", ", ", literal=True))
         )
-    folder = path.parent / "images"
-    images = files_named_by_item(folder) if folder.is_dir() else None
-    return RawData(log, items, images, path, "movielens")
+    return RawData(log, items, _pictures(path.parent), path, "movielens")
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        read_text(path)
+    except CorruptArtifactError:
+        return False
+    return True
 
 
 def _double_colon(
     path: Path, names: tuple[str, ...], rejected: Rejected, encoding: str
-) -> pl.DataFrame:
-    rows = []
-    for number, text in read_lines(path, rejected, encoding):
-        fields = text.split("::")
-        if len(fields) == len(names):
-            rows.append((number, *fields))
-        else:
-            reason = f"{len(fields)} fields where {len(names)} are expected: {'::'.join(names)}"
-            rejected.add(path, number, reason, text)
-    rejected.check(path)
+) -> Iterator[pl.DataFrame]:
     schema = {LINE: pl.UInt32, **dict.fromkeys(names, pl.String)}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    yield pl.DataFrame(schema=schema)
+    lines = read_lines(path, rejected, encoding)
+    while batch := list(islice(lines, CHUNK_ROWS)):
+        rows = []
+        for number, text in batch:
+            fields = text.split("::")
+            if len(fields) == len(names):
+                rows.append((number, *fields))
+            else:
+                reason = f"{len(fields)} fields where {len(names)} are expected: {'::'.join(names)}"
+                rejected.add(path, number, reason, text)
+        yield pl.DataFrame(rows, schema=schema, orient="row")
+    rejected.check(path)
 
 
 def read_lcrec(source: Path, rejected: Rejected) -> RawData:
@@ -129,9 +145,7 @@ def read_lcrec(source: Path, rejected: Rejected) -> RawData:
     items = None
     if items_path.is_file():
         items = _described(items_path, item_of)
-    folder = path.parent / "images"
-    images = files_named_by_item(folder) if folder.is_dir() else None
-    return RawData(sequences_frame(users, sequences), items, images, path, "lcrec")
+    return RawData(sequences_frame(users, sequences), items, _pictures(path.parent), path, "lcrec")
 
 
 def _own_ids(path: Path) -> dict[str, str]:
