@@ -1,0 +1,151 @@
+"""A finished run -> report.html: one file that needs nothing else and runs no script."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from bbqrec.bundle import RunFolder
+from bbqrec.data import Dataset
+from bbqrec.evaluation import Evaluation
+from bbqrec.recommend import Recommender
+from bbqrec.report.codes import example_item, show_levels, show_wall
+from bbqrec.report.curves import heat_table, training_charts
+from bbqrec.report.metrics import headline, metric_tables, overall_panels, slice_panels
+from bbqrec.report.pictures import Pictures
+from bbqrec.report.users import sample_users
+from bbqrec.storage import read_json, read_tensors, write_bytes
+
+STAGES = ("prepare", "encode", "tokenize", "train", "evaluate")
+NUM_HERO_PICTURES = 28
+
+
+def write_report(run: RunFolder) -> None:
+    """Write `report.html` into the run folder, from its finished stages.
+
+    Raises:
+        CorruptArtifactError: a stage is not finished, or a file of it is missing or damaged.
+    """
+    dataset = run.dataset()
+    metrics = read_json(run.folder("evaluate") / "metrics.json")
+    source = f"{run.folder('evaluate')}/metrics.json"
+    evaluation = Evaluation.parse(metrics["test"], source=source)
+    pictures = Pictures(run.folder("prepare"), dataset)
+    content = {
+        **_head(run, dataset, metrics, pictures),
+        **_measured(evaluation),
+        **_codes(run, dataset, pictures),
+        **_learned(run),
+        "users": sample_users(run, Recommender.from_pretrained(run.directory), pictures),
+        "list_depth": _depth(evaluation),
+    }
+    # Last, when every section has said which items it shows: files are read in one pass.
+    pictures.load()
+    html = _environment().get_template("page.html").render(content, pictures=pictures)
+    write_bytes(run.directory / "report.html", html.encode())
+
+
+def _environment() -> Environment:
+    # Autoescape: titles and ids come from strangers.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = duration
+    environment.filters["share"] = lambda value: f"{value:.1%}"
+    environment.filters["signed"] = signed
+    return environment
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 16 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def signed(value: float, decimals: int) -> str:
+    """`+0.048` or, with a true minus sign, `−0.048`."""
+    return f"{value:+.{decimals}f}".replace("-", "−")
+
+
+def _head(
+    run: RunFolder, dataset: Dataset, metrics: dict[str, Any], pictures: Pictures
+) -> dict[str, Any]:
+    finished = datetime.fromisoformat(run.manifest("evaluate")["finished"])
+    order = _by_code(run)
+    step = max(1, len(order) // NUM_HERO_PICTURES)
+    example = dataset.test.histories.row(0) if len(dataset.test) else dataset.train.items
+    return {
+        "source": str(dataset.info["source"]),
+        "dataset": dataset,
+        "statistics": dataset.info["statistics"],
+        "warnings": dataset.info["warnings"],
+        "finished": f"{finished.day} {finished:%B %Y}",
+        "seed": metrics["seed"],
+        "environment": metrics["environment"],
+        "model": read_json(run.folder("train") / "model.json"),
+        "seconds": {stage: run.manifest(stage)["seconds"] for stage in STAGES},
+        "run_name": run.directory.name,
+        "example_history": ",".join(dataset.item_ids[item] for item in example[-2:]),
+        "hero": pictures.want(order[::step][:NUM_HERO_PICTURES]),
+    }
+
+
+def _by_code(run: RunFolder) -> list[int]:
+    """All items in the order of their semantic IDs, so that neighbors are alike."""
+    codes = run.semantic_ids().codes
+    order = torch.arange(len(codes))
+    for level in reversed(range(codes.shape[1])):
+        order = order[codes[order, level].argsort(stable=True)]
+    return [int(item) for item in order]
+
+
+def _measured(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "evaluation": evaluation,
+        "headlines": headline(evaluation),
+        "panels": overall_panels(evaluation),
+        "tables": metric_tables(evaluation),
+        "slices": slice_panels(evaluation),
+        "confidence": f"{evaluation.protocol['settings']['confidence']:.0%}",
+    }
+
+
+def _codes(run: RunFolder, dataset: Dataset, pictures: Pictures) -> dict[str, Any]:
+    ids = run.trained_semantic_ids()
+    return {
+        "semantic_ids": ids,
+        "health": read_json(run.folder("tokenize") / "health.json"),
+        "example": example_item(ids, pictures),
+        "levels": show_levels(ids),
+        "wall_groups": show_wall(ids, dataset, pictures),
+    }
+
+
+def _learned(run: RunFolder) -> dict[str, Any]:
+    folder = run.folder("train")
+    labels = read_json(folder / "similarity.json")
+    tables = read_tensors(folder / "similarity.safetensors")
+    best_epoch = read_json(folder / "model.json")["best_epoch"]
+    return {
+        "charts": training_charts(read_json(folder / "log.json"), best_epoch),
+        "best_epoch": best_epoch + 1,
+        "heat_tables": [heat_table(name, tables[name], labels[name]) for name in sorted(tables)],
+    }
+
+
+def _depth(evaluation: Evaluation) -> int:
+    """How far down the lists the evaluation looked for the target."""
+    names = evaluation.protocol["settings"]["metrics"]
+    return max(int(name.partition("@")[2]) for name in names)
