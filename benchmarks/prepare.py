@@ -73,7 +73,9 @@ def main() -> None:
         draw_log(source, arguments.rows)
         environment = {**os.environ, "POLARS_MAX_THREADS": "2", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, __file__, "--measure", str(source), str(out_dir)]
-        done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            command, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        )
     found = json.loads(done.stdout)
     peak_gib = found["peak_bytes"] / 2**30
     result = {
