@@ -79,6 +79,13 @@ def test_texts_without_words_are_refused() -> None:
         LexicalEncoder.fit(["...", "!"])
 
 
+def test_small_catalogs_get_no_more_directions_than_a_third_of_their_items(
+    texts: list[str],
+) -> None:
+    assert LexicalEncoder.fit(texts[:90]).dim == 30
+    assert LexicalEncoder.fit(texts[:90], dim=60).dim == 60
+
+
 def test_one_text_is_enough() -> None:
     vectors = LexicalEncoder.fit(["a green mug"]).encode(["a green mug", "green"])
 

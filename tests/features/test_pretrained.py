@@ -176,6 +176,9 @@ def test_image_models_give_their_own_image_vectors(name: str, tmp_path: Path) ->
 
 def test_a_local_folder_is_known_by_its_content(tmp_path: Path) -> None:
     save_image_model("dinov2", tmp_path)
+    PretrainedImageEncoder(str(tmp_path), revision=None, batch_size=2, device="cpu").save(
+        tmp_path / "saved"
+    )
     before = resolve_revision(str(tmp_path), None)
 
     weights = bytearray((tmp_path / "model.safetensors").read_bytes())
@@ -184,6 +187,8 @@ def test_a_local_folder_is_known_by_its_content(tmp_path: Path) -> None:
 
     assert before.startswith("sha256:")
     assert resolve_revision(str(tmp_path), None) != before
+    with pytest.raises(FeatureError, match="has changed since"):
+        load_encoder(tmp_path / "saved")
 
 
 @pytest.mark.parametrize("name", ["nobody/has-this-model", "no such model", "/no/such/folder"])

@@ -1,5 +1,6 @@
 """The encode stage: every modality of a prepared dataset as one table of vectors."""
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -104,7 +105,9 @@ def _run(job: Job, out_dir: Path, cache_dir: Path | None) -> Features:
         made.encoder.save(place / "encoders" / job.modality)
     features.save(place)  # last: without it, nothing here counts as finished
     if cache_dir is None:
-        shutil.rmtree(out_dir / ".partial", ignore_errors=True)
+        shutil.rmtree(store, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not there, or another modality's work is in it
+            store.parent.rmdir()
     else:
         _copy(store, out_dir, job.modality)
         for part in store.glob("part-*"):

@@ -25,7 +25,8 @@ def load_encoder(directory: Path, *, device: str = "cpu") -> Encoder:
     """The encoder that `encode` left in `<out>/encoders/<modality>`.
 
     Raises:
-        FeatureError: the modality's vectors were brought along, or a pretrained model is gone.
+        FeatureError: the modality's vectors were brought along, or a pretrained model is gone
+            or no longer the same.
         CorruptArtifactError: the folder is damaged.
     """
     if not (directory / "encoder.json").is_file():
@@ -50,6 +51,7 @@ def load_encoder(directory: Path, *, device: str = "cpu") -> Encoder:
                     max_length=settings["max_length"],
                     batch_size=settings["batch_size"],
                     device=device,
+                    expected=settings["resolved"],
                 )
             case "pretrained-image":
                 from bbqrec.features.pretrained import PretrainedImageEncoder
@@ -59,6 +61,7 @@ def load_encoder(directory: Path, *, device: str = "cpu") -> Encoder:
                     revision=settings["revision"],
                     batch_size=settings["batch_size"],
                     device=device,
+                    expected=settings["resolved"],
                 )
     except (KeyError, TypeError) as error:
         raise CorruptArtifactError(f"{directory} is not a whole encoder: {error}") from None

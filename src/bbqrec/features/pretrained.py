@@ -31,12 +31,21 @@ def _transformers() -> Any:
 
 def _load(kind: str, name: str, revision: str | None, **options: Any) -> Any:
     """`transformers.<kind>.from_pretrained`, with one sentence when that fails."""
-    loader = getattr(_transformers(), kind)
+    transformers = _transformers()
+    bars = transformers.utils.logging
+    hides_bars = Path(name).is_dir() and bars.is_progress_bar_enabled()  # nothing to download
+    if hides_bars:
+        bars.disable_progress_bar()
     try:
-        return loader.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
+        return getattr(transformers, kind).from_pretrained(
+            name, revision=revision, trust_remote_code=False, **options
+        )
     # transformers raises OSError, ValueError, KeyError, ImportError ... as it likes.
     except Exception as error:
         _refuse(name, revision, error)
+    finally:
+        if hides_bars:
+            bars.enable_progress_bar()
 
 
 def _refuse(name: str, revision: str | None, error: Exception) -> NoReturn:
@@ -64,16 +73,41 @@ def resolve_revision(name: str, revision: str | None) -> str:
     return str(getattr(config, "_commit_hash", None) or revision or "unknown")
 
 
+def _pinned(name: str, revision: str | None, expected: str | None) -> tuple[str, str | None]:
+    """What the model is now, and the revision that keeps it so."""
+    resolved = resolve_revision(name, revision)
+    if expected not in (None, resolved):
+        raise FeatureError(
+            f"the encoder {name!r} has changed since the features were made (it was {expected}, "
+            f"now it is {resolved}); run `bbqrec encode` again or bring the old one back"
+        )
+    is_commit = not resolved.startswith("sha256:") and resolved != "unknown"
+    return resolved, resolved if is_commit else revision
+
+
 class PretrainedTextEncoder:
-    """The masked mean of a text model's last hidden states (Reimers and Gurevych, 2019)."""
+    """The masked mean of a text model's last hidden states (Reimers and Gurevych, 2019).
+
+    Args:
+        expected: what `resolve_revision` said when features were made; another model is refused.
+    """
 
     def __init__(
-        self, name: str, *, revision: str | None, max_length: int, batch_size: int, device: str
+        self,
+        name: str,
+        *,
+        revision: str | None,
+        max_length: int,
+        batch_size: int,
+        device: str,
+        expected: str | None = None,
     ) -> None:
+        resolved, revision = _pinned(name, revision, expected)
         self._settings = {
             "encoder": "pretrained-text",
             "name": name,
             "revision": revision,
+            "resolved": resolved,
             "max_length": max_length,
             "batch_size": batch_size,
         }
@@ -117,13 +151,27 @@ class PretrainedTextEncoder:
 
 
 class PretrainedImageEncoder:
-    """The image half of CLIP or SigLIP, or the class token of DINO and its relatives."""
+    """The image half of CLIP or SigLIP, or the class token of DINO and its relatives.
 
-    def __init__(self, name: str, *, revision: str | None, batch_size: int, device: str) -> None:
+    Args:
+        expected: as for `PretrainedTextEncoder`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        revision: str | None,
+        batch_size: int,
+        device: str,
+        expected: str | None = None,
+    ) -> None:
+        resolved, revision = _pinned(name, revision, expected)
         self._settings = {
             "encoder": "pretrained-image",
             "name": name,
             "revision": revision,
+            "resolved": resolved,
             "batch_size": batch_size,
         }
         self._batch_size = batch_size
