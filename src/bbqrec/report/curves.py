@@ -43,7 +43,7 @@ class HeatTable(NamedTuple):
 
 def training_charts(log: list[dict[str, Any]], best_epoch: int) -> list[Chart]:
     """A chart for every logged number: validation metrics, then the loss and its terms."""
-    names = [name for name in log[0] if name not in _NO_CURVE]
+    names = [n for n in dict.fromkeys(n for row in log for n in row) if n not in _NO_CURVE]
     metrics = [name for name in names if "@" in name]
     losses = [name for name in names if "@" not in name and name not in _NAMES]
     order = [*sorted(metrics), "loss", *(losses if len(losses) > 1 else []), "grad_norm"]
@@ -63,13 +63,13 @@ def _chart(title: str, points: list[tuple[int, float]], best_epoch: int) -> Char
         high = low + step
     last = max(points[-1][0], 1)
 
-    def x(epoch: float) -> float:
+    def x(epoch: int) -> float:
         return round(LEFT + epoch / last * (WIDTH - LEFT - RIGHT), 1)
 
     def y(value: float) -> float:
         return round(TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
 
-    stride = max(1, round(nice_step(last, 5)))
+    stride = max(1, round(nice_step(float(last), 5)))
     best = next((value for epoch, value in points if epoch == best_epoch), values[-1])
     return Chart(
         title,
