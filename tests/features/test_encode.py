@@ -15,7 +15,7 @@ from catalogs import Catalog, Shop, write_catalog
 from PIL import Image
 
 from bbqrec.data import iter_images, load_texts
-from bbqrec.errors import BBQRecError, ConfigError, FeatureError
+from bbqrec.errors import BBQRecError, ConfigError, CorruptArtifactError, FeatureError
 from bbqrec.features import (
     Features,
     ModalityConfig,
@@ -326,6 +326,7 @@ def test_settings_that_contradict_each_other_are_refused(values: dict, says: str
         (lambda: {"smell": ModalityConfig(encoder="some/model")}, "needs source"),
         (lambda: {"../up": ModalityConfig(encoder="lexical")}, "letters, digits"),
         (lambda: {"text": ModalityConfig(encoder="lexical")}, "no item has a text"),
+        (lambda: {"image": ModalityConfig(encoder="visual")}, "no item has an image"),
         (lambda: {"text": ModalityConfig(encoder="lexical", columns=("price",))}, "price"),
     ],
 )
@@ -339,6 +340,20 @@ def test_what_cannot_be_encoded_is_one_sentence(
 
     assert not list((tmp_path).rglob("*.safetensors.partial"))
     assert not (tmp_path / "out" / "text.json").exists()
+
+
+@pytest.mark.parametrize("name", ["encoder.json", "encoder.safetensors"])
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_a_damaged_encoder_is_refused(shop: Shop, tmp_path: Path, modality: str, name: str) -> None:
+    catalog = with_images(tmp_path / "data", shop, {}, set())
+    source = write_catalog(catalog.directory, catalog.dataset.item_ids, words(40))
+    encode(*source, default_encoders(source.directory), tmp_path / "out")
+    damaged = tmp_path / "out" / "encoders" / modality
+
+    (damaged / name).write_bytes((damaged / name).read_bytes()[:-9])
+
+    with pytest.raises(CorruptArtifactError, match="encoder"):
+        load_encoder(damaged)
 
 
 def test_a_modality_may_have_any_name(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bbqrec.data import Dataset
-from bbqrec.errors import BBQRecError, ConfigError, FeatureError
+from bbqrec.errors import BBQRecError, ConfigError, FeatureError, StorageError
 from bbqrec.features.config import ModalityConfig
 from bbqrec.features.features import Features
 from bbqrec.features.sources import (
@@ -191,10 +191,15 @@ def _find(directory: Path, modality: str, identity: dict[str, Any]) -> Features 
 
 
 def _copy(source: Path, target: Path, modality: str) -> None:
-    encoder = source / "encoders" / modality
-    shutil.rmtree(target / "encoders" / modality, ignore_errors=True)
-    if encoder.is_dir():
-        shutil.copytree(encoder, target / "encoders" / modality)
-    target.mkdir(parents=True, exist_ok=True)
-    for suffix in (".safetensors", ".json"):
-        shutil.copy(source / f"{modality}{suffix}", target / f"{modality}{suffix}")
+    encoder, old_encoder = source / "encoders" / modality, target / "encoders" / modality
+    try:
+        shutil.rmtree(old_encoder, ignore_errors=True)
+        if encoder.is_dir():
+            shutil.copytree(encoder, old_encoder)
+        target.mkdir(parents=True, exist_ok=True)
+        for suffix in (".safetensors", ".json"):
+            shutil.copy(source / f"{modality}{suffix}", target / f"{modality}{suffix}")
+    except OSError as error:  # shutil.Error is one
+        raise StorageError(
+            f"cannot copy the {modality} features to {target}: {error}; they are kept in {source}"
+        ) from None

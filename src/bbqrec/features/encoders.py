@@ -63,6 +63,6 @@ def load_encoder(directory: Path, *, device: str = "cpu") -> Encoder:
                     device=device,
                     expected=settings["resolved"],
                 )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CorruptArtifactError(f"{directory} is not a whole encoder: {error}") from None
     raise CorruptArtifactError(f"{directory} holds an encoder this version does not know")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bbqrec.data import iter_images
+from bbqrec.data import has_images, iter_images
 from bbqrec.errors import FeatureError
 from bbqrec.features.image_files import UnreadableImageError, open_image
 from bbqrec.features.shards import compute_in_shards
@@ -26,6 +26,8 @@ Embed = Callable[[Sequence[Image.Image]], Tensor]
 
 def encode_images(job: Job, parts_dir: Path) -> Encoded:
     """Images that cannot be read are left out, counted and named in the log."""
+    if not has_images(job.data_dir):
+        raise FeatureError(f"no item has an image, so the modality {job.modality!r} would be empty")
     is_local = job.config.encoder == "visual"
     embed: Embed = picture_statistics
     if not is_local:

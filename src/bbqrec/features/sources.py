@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bbqrec.data import Dataset, iter_images, load_texts, read_vectors
+from bbqrec.data import Dataset, has_images, iter_images, load_texts, read_vectors
 from bbqrec.errors import FeatureError
 from bbqrec.features.config import ModalityConfig, Source
 from bbqrec.features.encoders import Encoder
@@ -48,7 +48,7 @@ def content_sha256(job: Job) -> str:
     if job.source == "text":
         return sha256_json(load_texts(job.data_dir, job.config.columns))
     if job.source == "image":
-        images = iter_images(job.data_dir)
+        images = iter_images(job.data_dir) if has_images(job.data_dir) else iter(())
         return sha256_json([[item, hashlib.sha256(image).hexdigest()] for item, image in images])
     item_ids, vectors = read_vectors(Path(job.config.path or ""))
     return sha256_json([item_ids, vectors.shape, hashlib.sha256(vectors.tobytes()).hexdigest()])
