@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 LOG_VARIANCE_BOUNDS = (-6.0, 2.0)
-NOISE = 0.5
+NOISE = 0.3
 
 
 class Club(nn.Module):
@@ -53,12 +53,18 @@ def club_bound(
     mean_i [log q(s_i|h_i) - mean_j log q(s_j|h_i)] (eq. 9 of the paper), the mean over all
     pairs in closed form from the first two moments of s: less noisy than one permutation.
     """
+    return _bound_per_dimension(club, given, vectors).sum()
+
+
+def _bound_per_dimension(
+    club: Club, given: Float[Tensor, "batch given"], vectors: Float[Tensor, "batch dim"]
+) -> Float[Tensor, "dim"]:
     mean, log_variance = club(given)
     precision = (-log_variance).exp()
     paired = (vectors - mean).square()
     moments = vectors.square().mean(0) - 2 * mean * vectors.mean(0) + mean.square()
-    bound: Tensor = 0.5 * (precision * (moments - paired)).sum(-1).mean()
-    return bound
+    bounds: Tensor = 0.5 * (precision * (moments - paired)).mean(0)
+    return bounds
 
 
 class Informations(NamedTuple):
@@ -87,8 +93,8 @@ class ClubPair(nn.Module):
     ) -> Informations:
         """What the encoders minimize, in nats."""
         return Informations(
-            club_bound(self.specific_given_aligned, aligned.detach(), _noisy(specific)),
-            club_bound(self.aligned_given_specific, specific.detach(), _noisy(aligned)),
+            _positive_part(self.specific_given_aligned, aligned.detach(), _noisy(specific)),
+            _positive_part(self.aligned_given_specific, specific.detach(), _noisy(aligned)),
         )
 
     def likelihood(
@@ -97,6 +103,17 @@ class ClubPair(nn.Module):
         """What fitting maximizes: the sum of both nets' mean log-likelihoods."""
         forward = club_likelihood(self.specific_given_aligned, aligned, _noisy(specific))
         return forward + club_likelihood(self.aligned_given_specific, specific, _noisy(aligned))
+
+
+def _positive_part(
+    club: Club, given: Float[Tensor, "batch given"], vectors: Float[Tensor, "batch dim"]
+) -> Float[Tensor, ""]:
+    """The bound over dimensions where it is positive.
+
+    It is linear in `vectors`. Below zero the net is behind, and following it would turn the
+    dependence around instead of removing it.
+    """
+    return _bound_per_dimension(club, given, vectors).clamp(min=0).sum()
 
 
 def _noisy(vectors: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:

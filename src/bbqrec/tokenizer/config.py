@@ -62,9 +62,9 @@ class TokenizerConfig(Config):
     sequence_layers: int = Field(2, ge=1)
     sequence_heads: int = Field(2, ge=1)
     sequence_dim: int = Field(64, ge=2)
-    sequence_dropout: float = Field(0.1, ge=0, lt=1)
+    sequence_dropout: float = Field(0.0, ge=0, lt=1)
 
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(15, ge=1)
     """An epoch reads one window of every user; for rq_vae, every item once."""
     unquantized_epochs: int = Field(5, ge=0)
     """First epochs, with vectors in place of their code vectors; then codebooks by k-means.

@@ -141,12 +141,15 @@ class BehaviorBoundRecipe:
             if self._tokenizer.uses_club and specific is not None:
                 aligned = streams.vectors[rows, stream]
                 bounds = self._tokenizer.club(modality).bounds(aligned, specific)
-                weighted = config.w_mi * bounds.of_specific
-                informations.append(weighted + config.w_mi_aligned * bounds.of_aligned)
+                # The specific side first: an aligned encoder pressed while its counterpart still
+                # holds what behavior needs would give that up instead.
+                ramp = self._mi_ramp(batch.epoch)
+                weighted = ramp * config.w_mi * bounds.of_specific
+                informations.append(weighted + ramp**2 * config.w_mi_aligned * bounds.of_aligned)
                 self._pairs.append((modality, aligned.detach(), specific.detach()))
         terms = {"reconstruction": torch.stack(rebuilt).sum()} if rebuilt else {}
         if informations:
-            terms["information"] = self._mi_ramp(batch.epoch) * torch.stack(informations).sum()
+            terms["information"] = torch.stack(informations).sum()
         return terms
 
     def _mi_ramp(self, epoch: int) -> float:
@@ -195,7 +198,17 @@ class BehaviorBoundRecipe:
         vectors = {"fused": fused}
         for stream, modality in enumerate(self._tokenizer.modalities):
             vectors[f"aligned.{modality}"] = aligned[:, stream].contiguous()
+            if self._config.behavior_aligned:
+                vectors[f"specific.{modality}"] = self._specific(modality, stream)
         return assign(*join_parts(targets, codebooks)), vectors
+
+    @torch.no_grad()
+    def _specific(self, modality: str, stream: int) -> Tensor:
+        """What the modality's specific encoder says of every item, zero where it is missing."""
+        self._tokenizer.eval()
+        encoder, table = self._tokenizer.specific[modality], self._catalog.vectors[modality]
+        specific = torch.cat([encoder(rows).cpu() for rows in torch.split(table, ENCODE_ROWS)])
+        return specific * self._catalog.is_present[:, stream, None].cpu()
 
     def _start_codebooks(self) -> None:
         """Level by level k-means on all present streams of all items, stacked."""

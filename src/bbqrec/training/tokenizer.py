@@ -22,9 +22,9 @@ class FittedTokenizer(NamedTuple):
     """What stage 1 hands on.
 
     Args:
-        item_vectors: "fused" and "quantized" and, for bbqrec, "aligned.<modality>", each
-            (item, dim), zero for items without the modality. In layout per_stream "quantized"
-            has the streams' vectors side by side.
+        item_vectors: "fused" and "quantized" and, for bbqrec, "aligned.<modality>" and
+            "specific.<modality>", each (item, dim), zero for items without the modality. In
+            layout per_stream "quantized" has the streams' vectors side by side.
         weights: the trained state, ready for safetensors.
         health: plain numbers and per-level lists, see `health_table`.
     """
