@@ -6,7 +6,7 @@ fingerprint of settings and inputs) it was made for, so a stage is repeated only
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,10 +92,12 @@ class RunFolder:
             )
         return manifest
 
-    def verify(self, stage: str) -> dict[str, Any]:
-        """The manifest, once every file it names has been found unchanged."""
+    def verify(self, stage: str, *, names: Collection[str] | None = None) -> dict[str, Any]:
+        """The manifest, once its files (those in `names` if given) have been found unchanged."""
         manifest = self.manifest(stage)
         for name, digest in manifest["sha256"].items():
+            if names is not None and name not in names:
+                continue
             path = self.folder(stage) / name
             if not path.is_file():
                 raise CorruptArtifactError(f"{path} is missing; run `bbqrec {stage}` again")

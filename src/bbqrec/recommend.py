@@ -22,6 +22,8 @@ from bbqrec.recommender import (
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.storage import load_weights, read_json, read_tensors
 
+DATASET_FILES = ("dataset.json", "ids.json", "sequences.safetensors")
+
 logger = logging.getLogger(__name__)
 
 
@@ -75,6 +77,7 @@ class Recommender:
             raise CorruptArtifactError(f"there is no run folder at {path}; `bbqrec run` makes one")
         for stage in ("tokenize", "train"):
             run.verify(stage)
+        run.verify("prepare", names=DATASET_FILES)
         dataset, ids = run.dataset(), run.trained_semantic_ids()
         folder = run.folder("train")
         settings = read_json(folder / "model.json")

@@ -1,0 +1,227 @@
+"""Runs: cached by what each stage depends on, resumable, and refused when damaged."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import TINY, draw_tiny_shop, tiny_config
+
+from bbqrec.bundle import STAGE_FOLDERS, RunFolder
+from bbqrec.config import as_toml, read_toml
+from bbqrec.errors import BBQRecError, CorruptArtifactError, SemanticIdError, StorageError
+from bbqrec.pipeline import RunConfig, find_config, run_stages
+from bbqrec.recommend import Recommender
+from bbqrec.semantic_ids import SemanticIds
+from bbqrec.storage import read_json, read_tensors
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "bbqrec", *map(str, arguments), "--quiet", "--json"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run whose semantic IDs are ready, made by the command line in processes of its own."""
+    folder = tmp_path_factory.mktemp("runs")
+    shop = draw_tiny_shop(folder / "shop")
+    (folder / "tiny.toml").write_text(as_toml(tiny_config()))
+    run = RunFolder(folder / "run")
+    first = command("prepare", shop, "--out", run.directory, "--config", folder / "tiny.toml")
+    for step in (first, command("tokenize", run.directory)):
+        subprocess.run(step, check=True, stdout=subprocess.DEVNULL)
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(prepared: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    run = RunFolder(tmp_path_factory.mktemp("finished") / "run")
+    shutil.copytree(prepared.directory, run.directory)
+    subprocess.run(command("evaluate", run.directory), check=True, stdout=subprocess.DEVNULL)
+    return run
+
+
+@pytest.fixture
+def run(finished: RunFolder, tmp_path: Path) -> RunFolder:
+    """A copy of the finished run that a test may change."""
+    shutil.copytree(finished.directory, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def stamps(run: RunFolder) -> dict[str, int]:
+    return {
+        stage: (run.folder(stage) / "manifest.json").stat().st_mtime_ns for stage in STAGE_FOLDERS
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "repeated"),
+    [
+        ({}, set()),
+        ({"evaluation": {"num_bootstrap": 60}}, {"evaluate"}),
+        ({"training": {"epochs": 1}}, {"train", "evaluate"}),
+        ({"tokenizer": {"epochs": 2}}, {"tokenize", "train", "evaluate"}),
+    ],
+)
+def test_a_changed_setting_repeats_only_what_depends_on_it(
+    run: RunFolder, changes: dict[str, dict[str, int]], repeated: set[str]
+) -> None:
+    before = stamps(run)
+
+    run_stages(run, tiny_config(**changes), source=None, until="evaluate")
+
+    after = stamps(run)
+    assert {stage for stage in STAGE_FOLDERS if before[stage] != after[stage]} == repeated
+
+
+def test_metrics_name_what_they_depend_on(finished: RunFolder) -> None:
+    metrics = read_json(finished.directory / "metrics.json")
+
+    for split in ("validation", "test"):
+        for setting in ("kept", "filtered"):
+            overall = metrics[split]["models"]["BBQRec"][setting]["overall"]["metrics"]
+            assert 0 <= overall["ndcg@10"]["mean"] <= overall["recall@10"]["mean"] <= 1
+    assert metrics["environment"]["threads"] == 1
+    assert metrics["seed"] == 0
+    assert metrics["config"]["training"]["epochs"] == TINY["training"]["epochs"]
+    assert set(metrics["wall_s"]) == {"prepare", "encode", "tokenize", "train", "evaluate"}
+
+
+def test_a_loaded_run_recommends_what_was_evaluated(finished: RunFolder) -> None:
+    recommender = Recommender.from_pretrained(finished.directory)
+    dataset = recommender.dataset
+    ranks = read_tensors(finished.folder("evaluate") / "test_ranks.safetensors")["BBQRec.filtered"]
+    histories = [
+        [dataset.item_ids[item] for item in dataset.test.histories.row(case)] for case in range(20)
+    ]
+
+    answers = recommender.recommend(histories, k=20)
+
+    for case, answer in enumerate(answers):
+        listed = [item.item_id for item in answer.items]
+        target = dataset.item_ids[int(dataset.test.targets[case])]
+        rank = listed.index(target) + 1 if target in listed else 0
+        assert rank == int(ranks[case]) * (int(ranks[case]) <= 20)
+        assert not set(listed) & set(histories[case])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "recommender/model.safetensors",
+        "recommender/model.json",
+        "tokenizer/semantic_ids.safetensors",
+        "data/ids.json",
+        "data/sequences.safetensors",
+    ],
+)
+@pytest.mark.parametrize("fault", ["missing", "truncated", "flipped"])
+def test_a_damaged_run_is_refused_by_name(run: RunFolder, name: str, fault: str) -> None:
+    path = run.directory / name
+    content = bytearray(path.read_bytes())
+    if fault == "missing":
+        path.unlink()
+    elif fault == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    with pytest.raises(CorruptArtifactError, match=path.name):
+        Recommender.from_pretrained(run.directory)
+
+
+def test_semantic_ids_of_another_run_are_refused(run: RunFolder) -> None:
+    ids = run.semantic_ids()
+    with run.write_stage("tokenize", "another key") as directory:
+        SemanticIds(ids.codes.flip(0), ids.codebook_sizes).save(
+            directory / "semantic_ids.safetensors"
+        )
+
+    with pytest.raises(SemanticIdError, match="other semantic IDs"):
+        Recommender.from_pretrained(run.directory)
+
+
+def test_a_second_command_on_the_same_run_is_refused(run: RunFolder) -> None:
+    with run.locked(), pytest.raises(StorageError, match="another command"):
+        run_stages(run, tiny_config(), source=None)
+
+
+def test_users_without_known_items_get_flagged_popular_items(finished: RunFolder) -> None:
+    recommender = Recommender.from_pretrained(finished.directory)
+    known = recommender.dataset.item_ids[0]
+    popular = recommender.dataset.popularity().argmax()
+
+    answers = recommender.recommend([[], ["no such item"], [known, "no such item"]], k=3)
+
+    assert [answer.is_fallback for answer in answers] == [True, True, False]
+    assert answers[0].items[0].item_id == recommender.dataset.item_ids[popular]
+    assert answers[2].unknown_items == ["no such item"]
+    alone = recommender.recommend([[known]], k=3)[0]
+    assert [item.item_id for item in alone.items] == [i.item_id for i in answers[2].items]
+
+
+def test_only_allowed_items_are_recommended(finished: RunFolder) -> None:
+    recommender = Recommender.from_pretrained(finished.directory)
+    allowed = recommender.dataset.item_ids[5:9]
+
+    answer = recommender.recommend([[recommender.dataset.item_ids[5]]], k=10, allowed=allowed)[0]
+
+    assert {item.item_id for item in answer.items} == set(allowed[1:])
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_command_continues_to_the_same_weights(
+    prepared: RunFolder, finished: RunFolder, tmp_path: Path, sig: signal.Signals
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(prepared.directory, run.directory)
+    train = command("train", run.directory, "--set", "training.checkpoint_every_s=0")
+
+    process = subprocess.Popen(train, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(run.checkpoints.glob("train-*/step-*/manifest.json")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.005)
+    process.send_signal(sig)
+    code = process.wait()
+    assert not run.folder("train").exists()
+    subprocess.run(train, check=True, stdout=subprocess.DEVNULL)
+
+    assert code == (130 if sig == signal.SIGINT else -sig)
+    weights = read_tensors(run.folder("train") / "model.safetensors")
+    expected = read_tensors(finished.folder("train") / "model.safetensors")
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert not list(run.checkpoints.glob("*"))
+
+
+@pytest.mark.parametrize("name", ["demo", "beauty", "ml1m"])
+def test_the_settings_that_come_along_are_valid(name: str) -> None:
+    RunConfig.parse(read_toml(find_config(name)))
+
+
+def test_settings_survive_a_round_trip_through_toml(tmp_path: Path) -> None:
+    path = tmp_path / "all.toml"
+    path.write_text(as_toml(tiny_config()))
+
+    assert RunConfig.parse(read_toml(path)) == tiny_config()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trainning": {}}, "trainning: there is no such setting; known here: .*training"),
+        ({"training": {"epoch": 3}}, "training.epoch: .*known here: .*epochs"),
+        ({"training": {"epochs": 0}}, "training.epochs: .*greater than or equal to 1.*0"),
+        ({"training": {"epochs": "3"}}, "training.epochs: .*integer.*'3'"),
+        ({"ranking": {"rank_by": "magic"}}, "ranking.rank_by: .*'generative'"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_rule(values: dict[str, object], message: str) -> None:
+    with pytest.raises(BBQRecError, match=message):
+        RunConfig.parse(values)
