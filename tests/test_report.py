@@ -2,15 +2,18 @@
 
 import base64
 import io
+import shlex
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import orjson
 import polars as pl
 import pytest
 import torch
 from PIL import Image
+from tiny_run import draw_tiny_shop, tiny_config
 
 from bbqrec.bundle import RunFolder
 from bbqrec.errors import CorruptArtifactError
@@ -20,11 +23,10 @@ from bbqrec.report import write_report
 from bbqrec.report.codes import example_item, show_levels, show_wall, telling_words
 from bbqrec.report.curves import BOTTOM, HEIGHT, TOP, heat_table, training_charts
 from bbqrec.report.metrics import nice_step
-from bbqrec.report.page import duration
+from bbqrec.report.page import command, duration
 from bbqrec.report.pictures import MAX_TITLE, SIDE, Pictures
 from bbqrec.report.users import sample_users
 from bbqrec.storage import read_json
-from tests.tiny_run import draw_tiny_shop, tiny_config
 
 HOSTILE = '<script>alert("x")</script> & <img src=http://evil.example/x.png>'
 BROKEN = 5
@@ -272,6 +274,15 @@ def test_axis_steps_are_round_and_few(span: float) -> None:
 )
 def test_durations_read_easily(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("ids", [["MUG-1", "CUP-2"], ["a b", "$(rm)"], ["1,2", "[x"], ["-k", "'"]])
+def test_the_command_keeps_any_ids_apart(ids: list[str], tmp_path: Path) -> None:
+    words = shlex.split(command(tmp_path / "my run", ids))
+
+    assert words[:-1] == ["bbqrec", "recommend", str(tmp_path / "my run"), "--history"]
+    history = words[-1]
+    assert ids == (orjson.loads(history) if history.startswith("[") else history.split(","))
 
 
 def test_a_long_title_is_cut(run: RunFolder) -> None:

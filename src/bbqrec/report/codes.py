@@ -18,6 +18,7 @@ NUM_OPENED = 2
 NUM_PREFIXES = 6
 NUM_PICTURES = 24
 NUM_PICTURES_OPENED = 12
+NUM_COMPANIONS = 3
 NUM_WORDS = 4
 MIN_SHARE = 0.25
 WORD = r"(?u)\b[^\W\d_]{2,}\b"
@@ -136,7 +137,7 @@ def example_item(ids: SemanticIds, pictures: Pictures) -> list[Step]:
     for length in range(1, ids.num_levels + 1):
         prefix = ids.codes[item, :length]
         members = (ids.codes[:, :length] == prefix).all(1).nonzero().flatten()
-        others = _spread(members[members != item], 5)
+        others = _spread(members[members != item], NUM_COMPANIONS)
         items = pictures.want([item, *others])
         steps.append(Step(tuple(prefix.tolist()), len(members), items))
     return steps

@@ -1,9 +1,11 @@
 """A finished run -> report.html: one file that needs nothing else and runs no script."""
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -79,6 +81,17 @@ def signed(value: float, decimals: int) -> str:
     return f"{value:+.{decimals}f}".replace("-", "−")
 
 
+def command(directory: Path, item_ids: list[str]) -> str:
+    """A shell line that recommends after `item_ids`, whatever is in them."""
+    here = Path.cwd()
+    path = directory.resolve()
+    shown = path.relative_to(here) if path.is_relative_to(here) else path
+    is_plain = all("," not in item_id and item_id == item_id.strip() for item_id in item_ids)
+    is_plain = is_plain and not item_ids[0].startswith(("[", "-"))
+    history = ",".join(item_ids) if is_plain else orjson.dumps(item_ids).decode()
+    return shlex.join(["bbqrec", "recommend", str(shown), "--history", history])
+
+
 def _head(
     run: RunFolder, dataset: Dataset, metrics: dict[str, Any], pictures: Pictures
 ) -> dict[str, Any]:
@@ -96,8 +109,7 @@ def _head(
         "environment": metrics["environment"],
         "model": read_json(run.folder("train") / "model.json"),
         "seconds": {stage: run.manifest(stage)["seconds"] for stage in STAGES},
-        "run_name": run.directory.name,
-        "example_history": ",".join(dataset.item_ids[item] for item in example[-2:]),
+        "command": command(run.directory, [dataset.item_ids[item] for item in example[-2:]]),
         "hero": pictures.want(order[::step][:NUM_HERO_PICTURES]),
     }
 
