@@ -152,7 +152,8 @@ def _encode(run: RunFolder, config: RunConfig, device: str) -> None:
     key = fingerprint(content, {m: c.model_dump(mode="json") for m, c in encoders.items()})
     if not _is_done(run, "encode", key):
         with run.write_stage("encode", key) as directory:
-            encode(data, run.dataset(), encoders, directory, device=device)
+            cache = run.checkpoints / "encode"
+            encode(data, run.dataset(), encoders, directory, device=device, cache_dir=cache)
 
 
 def _tokenize(run: RunFolder, config: RunConfig, device: str) -> None:
