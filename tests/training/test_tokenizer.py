@@ -193,6 +193,7 @@ def test_what_cannot_work_is_refused_before_training(
         fit_tokenizer([torn], dataset, small_config(), seed=0)
 
 
+@pytest.mark.timeout(900)  # five trainings: about 15 s of one core each
 def test_behavior_goes_to_the_aligned_vectors_and_codes_and_nuisance_to_the_specific_ones() -> None:
     """A linear probe's R^2, mean over five seeds: the paper's claim where the truth is known."""
     scores: dict[str, list[float]] = {}
