@@ -39,6 +39,8 @@ class TokenizerConfig(Config):
     decoder_dims: tuple[int, ...] = (256, 512)
 
     use_id: bool = True
+    id_start: Literal["cooccurrence", "random"] = "cooccurrence"
+    """Where item vectors begin: at what training co-occurrence says, or anywhere."""
     id_dropout: float = Field(0.2, ge=0, lt=1)
     behavior_aligned: bool = True
     shared_codebook: bool = True

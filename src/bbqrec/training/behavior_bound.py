@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -19,6 +20,7 @@ from bbqrec.tokenizer import (
     WindowBatch,
     WindowSampler,
     assign,
+    cooccurrence_vectors,
     cross_stream_loss,
     join_parts,
     quantization_loss,
@@ -48,6 +50,8 @@ class BehaviorBoundRecipe:
         dims = {f.modality: f.dim for f in features}
         self._tokenizer = BehaviorBoundTokenizer(config, dims, dataset.num_items).to(device)
         self.model: nn.Module = self._tokenizer
+        if config.use_id and config.id_start == "cooccurrence":
+            self._start_item_vectors(dataset)
         self.optimizers: dict[str, Optimizer] = {"main": _main_optimizer(self._tokenizer, config)}
         if self._tokenizer.uses_club:
             self.optimizers["club"] = AdamW(
@@ -75,6 +79,19 @@ class BehaviorBoundRecipe:
         # What `losses` leaves for `after_step` of the same batch.
         self._pairs: list[tuple[str, Tensor, Tensor]] = []
         self._quantized: QuantizedStreams | None = None
+
+    def _start_item_vectors(self, dataset: Dataset) -> None:
+        """Co-occurrence as item vectors of the length random ones have, plus a little noise.
+
+        The noise gives a direction to items without pairs, and to widths beyond the catalog's.
+        """
+        weight = self._tokenizer.item_vectors.weight.data
+        behavior = cooccurrence_vectors(
+            dataset.train, dataset.num_items, dim=weight.shape[1], seed=self._seed
+        )
+        scaled = F.normalize(behavior, dim=-1) * weight.shape[1] ** 0.5
+        weight.mul_(0.1)
+        weight[:, : scaled.shape[1]] += scaled.to(weight.device)
 
     def start_epoch(self, epoch: int) -> None:
         """Start the codebooks by k-means once the streams mean something."""
