@@ -20,12 +20,14 @@ from bbqrec.errors import CorruptArtifactError
 from bbqrec.pipeline import run_stages
 from bbqrec.recommend import Recommender
 from bbqrec.report import write_report
-from bbqrec.report.codes import example_item, show_levels, show_wall, telling_words
+from bbqrec.report.codes import example_item, show_levels, show_wall
 from bbqrec.report.curves import BOTTOM, HEIGHT, TOP, heat_table, training_charts
 from bbqrec.report.metrics import nice_step
-from bbqrec.report.page import command, duration
+from bbqrec.report.page import command, duration, signed
 from bbqrec.report.pictures import MAX_TITLE, SIDE, Pictures
 from bbqrec.report.users import sample_users
+from bbqrec.report.words import TellingWords
+from bbqrec.semantic_ids import SemanticIds
 from bbqrec.storage import read_json
 
 HOSTILE = '<script>alert("x")</script> & <img src=http://evil.example/x.png>'
@@ -179,7 +181,7 @@ def test_walls_show_only_items_of_their_code(run: RunFolder) -> None:
     ids, dataset = run.semantic_ids(), run.dataset()
     pictures = Pictures(run.folder("prepare"), dataset)
 
-    groups = show_wall(ids, dataset, pictures)
+    groups = show_wall(ids, dataset.titles, pictures)
 
     for group in [*groups, *(inner for outer in groups for inner in outer.inner)]:
         prefix = torch.tensor(group.prefix)
@@ -202,16 +204,32 @@ def test_use_of_codes_is_counted(run: RunFolder) -> None:
     assert [level.perplexity for level in levels] == pytest.approx(health["perplexity"], abs=0.01)
 
 
-def test_a_group_is_named_by_what_sets_it_apart() -> None:
-    titles = ["red tea pot", "red tea cup", "red tea tin", "red car", "red bus", "Red bike", "42"]
-    groups = torch.tensor([0, 0, 0, 1, 1, 1, 2])
+def test_a_group_is_named_by_what_sets_it_apart_and_not_by_chance() -> None:
+    generator = np.random.default_rng(0)
+    texts = [f"the {generator.choice(['oak', 'elm', 'ash', 'fir'])} lamp" for _ in range(200)]
+    tea = torch.arange(200) < 10
+    texts[:10] = [f"the red tea {'cup' if place % 2 else 'tin'}" for place in range(10)]
+    texts[10:14] = ["a red lamp"] * 4
+    words = TellingWords([*texts, "42"])
+    tea = torch.cat([tea, torch.tensor([False])])
 
-    words = telling_words(titles, groups, [0, 1, 2])
+    assert words.of(tea) == ["tea", "red", "cup", "tin"]
+    assert words.of(tea, without=["tea", "cup"]) == ["red", "tin"]
+    assert words.of(torch.arange(201) % 10 == 3) == []  # a blind draw has no name
+    assert words.of(torch.arange(201) == 200) == []
+    assert TellingWords(["1", "2"]).of(torch.tensor([True, False])) == []
 
-    assert words[0] == ["tea", "red"]
-    assert words[1] == ["red"]
-    assert words[2] == []
-    assert telling_words(["1", "2"], torch.tensor([0, 0]), [0]) == {0: []}
+
+@pytest.mark.parametrize("num_codes", [1, 3, 6, 7, 11, 64])
+def test_any_number_of_codes_makes_a_wall(num_codes: int, run: RunFolder) -> None:
+    codes = torch.stack([torch.arange(60) % num_codes, torch.arange(60)], 1)
+    ids = SemanticIds(codes, (64, 64))
+
+    groups = show_wall(ids, ["lamp"] * 60, Pictures(run.folder("prepare"), run.dataset()))
+
+    assert len(groups) == len({group.prefix for group in groups})
+    assert min(6, num_codes) <= len(groups) <= 10
+    assert len(show_levels(ids)) == 2
 
 
 @pytest.mark.parametrize("losses", [[3.0], [5.0, 5.0, 5.0], [1e-7, 3e-7, 2e-7], [-4.0, 900.0]])
@@ -283,6 +301,15 @@ def test_the_command_keeps_any_ids_apart(ids: list[str], tmp_path: Path) -> None
     assert words[:-1] == ["bbqrec", "recommend", str(tmp_path / "my run"), "--history"]
     history = words[-1]
     assert ids == (orjson.loads(history) if history.startswith("[") else history.split(","))
+
+
+def test_a_number_that_rounds_to_nothing_has_no_sign() -> None:
+    assert [signed(value, 2) for value in (0.126, -0.126, -0.001, 0.0)] == [
+        "+0.13",
+        "−0.13",
+        "0.00",
+        "0.00",
+    ]
 
 
 def test_a_long_title_is_cut(run: RunFolder) -> None:

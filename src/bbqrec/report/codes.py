@@ -1,15 +1,15 @@
 """What the codes mean: walls of the items that share a prefix, and how much each code is used."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 from torch import Tensor
 
-from bbqrec.data import Dataset
 from bbqrec.report.pictures import Pictures
+from bbqrec.report.words import TellingWords
 from bbqrec.semantic_ids import SemanticIds
 
 NUM_LARGEST = 6
@@ -19,9 +19,6 @@ NUM_PREFIXES = 6
 NUM_PICTURES = 24
 NUM_PICTURES_OPENED = 12
 NUM_COMPANIONS = 3
-NUM_WORDS = 4
-MIN_SHARE = 0.25
-WORD = r"(?u)\b[^\W\d_]{2,}\b"
 
 
 class Group(NamedTuple):
@@ -54,76 +51,56 @@ class Step(NamedTuple):
     items: list[int]
 
 
-def show_wall(ids: SemanticIds, dataset: Dataset, pictures: Pictures) -> list[Group]:
-    """The largest first-level codes and a sample of the others, the first ones opened up."""
+def show_wall(ids: SemanticIds, texts: list[str], pictures: Pictures) -> list[Group]:
+    """The largest first-level codes and a sample of the others, the first ones opened up.
+
+    `texts` say what each item is, in item order.
+    """
+    words = TellingWords(texts)
     first = ids.codes[:, 0]
     largest_first = _largest_first(first)
     rest = largest_first[NUM_LARGEST:]
-    sample = [
-        rest[i]
-        for i in np.unique(np.linspace(0, len(rest), NUM_SAMPLED, endpoint=False).astype(int))
-    ]
-    shown = largest_first[:NUM_LARGEST] + (sample if rest else [])
-    words = telling_words(dataset.titles, first, shown)
+    shown = largest_first[:NUM_LARGEST] + rest[:: max(1, -(-len(rest) // NUM_SAMPLED))]
     groups = []
     for place, code in enumerate(shown):
-        members = (first == code).nonzero().flatten()
-        opened = place < NUM_OPENED and ids.num_levels > 1
-        inner = _open(ids, members, dataset, pictures) if opened else []
-        num_inner = len(_largest_first(ids.codes[members, 1])) if opened else 0
-        items = pictures.want(_spread(_sorted(ids, members), NUM_PICTURES))
-        groups.append(
-            Group((code,), len(members), words[code], items, inner, num_inner - len(inner))
-        )
+        group = _group(ids, (code,), words, pictures, number=NUM_PICTURES)
+        if place < NUM_OPENED and ids.num_levels > 1:
+            group = _open(ids, group, words, pictures)
+        groups.append(group)
     return groups
 
 
-def _open(
-    ids: SemanticIds, members: Int[Tensor, "member"], dataset: Dataset, pictures: Pictures
-) -> list[Group]:
-    """The largest second-level groups within `members`, named by contrast with their siblings."""
-    second = ids.codes[members, 1]
-    shown = _largest_first(second)[:NUM_PREFIXES]
-    words = telling_words([dataset.titles[int(item)] for item in members], second, shown)
-    first = int(ids.codes[members[0], 0])
-    groups = []
-    for code in shown:
-        inside = members[second == code]
-        items = pictures.want(_spread(_sorted(ids, inside), NUM_PICTURES_OPENED))
-        groups.append(Group((first, code), len(inside), words[code], items, [], 0))
-    return groups
-
-
-def telling_words(
-    titles: list[str], groups: Int[Tensor, "item"], shown: list[int]
-) -> dict[int, list[str]]:
-    """The words by which a group's titles differ most from all titles.
-
-    Ranked by p log(p / q), a word's part of the Kullback-Leibler divergence, where p and q are
-    the shares of the group's and of all titles that hold the word. What less than a quarter of
-    the group or only one of several titles says is no name for it.
-    """
-    vectorizer = CountVectorizer(
-        binary=True, token_pattern=WORD, stop_words=list(ENGLISH_STOP_WORDS)
-    )
-    try:
-        holds = vectorizer.fit_transform(titles).tocsr()  # (item, word)
-    except ValueError:  # no title holds any word
-        return {group: [] for group in shown}
-    names = vectorizer.get_feature_names_out()
-    everywhere = np.asarray(holds.mean(axis=0)).ravel()
-    words = {}
-    for group in shown:
-        rows = holds[(groups == group).numpy()]
-        counts = np.asarray(rows.sum(axis=0)).ravel()
-        share = counts / rows.shape[0]
-        telling = np.where(share > everywhere, share, 0.0) * np.log(
-            np.maximum(share, 1e-12) / everywhere
+def _open(ids: SemanticIds, group: Group, words: TellingWords, pictures: Pictures) -> Group:
+    """The group with its largest second-level groups, which do not repeat its words."""
+    second = _largest_first(ids.codes[ids.codes[:, 0] == group.prefix[0], 1])
+    inner = [
+        _group(
+            ids,
+            (*group.prefix, code),
+            words,
+            pictures,
+            number=NUM_PICTURES_OPENED,
+            without=group.words,
         )
-        telling[(share < MIN_SHARE) | (counts < min(2, rows.shape[0]))] = 0.0
-        best = np.argsort(-telling, kind="stable")[:NUM_WORDS]
-        words[group] = [str(names[word]) for word in best if telling[word] > 0]
-    return words
+        for code in second[:NUM_PREFIXES]
+    ]
+    return group._replace(inner=inner, num_hidden=len(second) - len(inner))
+
+
+def _group(
+    ids: SemanticIds,
+    prefix: tuple[int, ...],
+    words: TellingWords,
+    pictures: Pictures,
+    *,
+    number: int,
+    without: Collection[str] = (),
+) -> Group:
+    """The items that begin with `prefix`, `number` of them shown."""
+    is_member = (ids.codes[:, : len(prefix)] == torch.tensor(prefix)).all(1)
+    members = is_member.nonzero().flatten()
+    items = pictures.want(_spread(_sorted(ids, members), number))
+    return Group(prefix, len(members), words.of(is_member, without=without), items, [], 0)
 
 
 def example_item(ids: SemanticIds, pictures: Pictures) -> list[Step]:

@@ -10,7 +10,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bbqrec.bundle import RunFolder
-from bbqrec.data import Dataset
+from bbqrec.data import Dataset, load_texts
 from bbqrec.evaluation import Evaluation
 from bbqrec.recommend import Recommender
 from bbqrec.report.codes import example_item, show_levels, show_wall
@@ -21,7 +21,7 @@ from bbqrec.report.users import sample_users
 from bbqrec.storage import read_json, read_tensors, write_bytes
 
 STAGES = ("prepare", "encode", "tokenize", "train", "evaluate")
-NUM_HERO_PICTURES = 28
+NUM_HERO_CANDIDATES = 56  # twice what is shown: not every item has a picture
 
 
 def write_report(run: RunFolder) -> None:
@@ -77,8 +77,9 @@ def duration(seconds: float) -> str:
 
 
 def signed(value: float, decimals: int) -> str:
-    """`+0.048` or, with a true minus sign, `−0.048`."""
-    return f"{value:+.{decimals}f}".replace("-", "−")
+    """`+0.048` or, with a true minus sign, `−0.048`; what rounds to nothing has no sign."""
+    text = f"{value:+.{decimals}f}".replace("-", "−")
+    return text if text.strip("+−0.") else text[1:]
 
 
 def command(directory: Path, item_ids: list[str]) -> str:
@@ -97,7 +98,7 @@ def _head(
 ) -> dict[str, Any]:
     finished = datetime.fromisoformat(run.manifest("evaluate")["finished"])
     order = _by_code(run)
-    step = max(1, len(order) // NUM_HERO_PICTURES)
+    step = max(1, len(order) // NUM_HERO_CANDIDATES)
     example = dataset.test.histories.row(0) if len(dataset.test) else dataset.train.items
     return {
         "source": str(dataset.info["source"]),
@@ -110,7 +111,7 @@ def _head(
         "model": read_json(run.folder("train") / "model.json"),
         "seconds": {stage: run.manifest(stage)["seconds"] for stage in STAGES},
         "command": command(run.directory, [dataset.item_ids[item] for item in example[-2:]]),
-        "hero": pictures.want(order[::step][:NUM_HERO_PICTURES]),
+        "hero": pictures.want(order[::step][:NUM_HERO_CANDIDATES]),
     }
 
 
@@ -141,8 +142,14 @@ def _codes(run: RunFolder, dataset: Dataset, pictures: Pictures) -> dict[str, An
         "health": read_json(run.folder("tokenize") / "health.json"),
         "example": example_item(ids, pictures),
         "levels": show_levels(ids),
-        "wall_groups": show_wall(ids, dataset, pictures),
+        "wall_groups": show_wall(ids, _texts(run, dataset), pictures),
     }
+
+
+def _texts(run: RunFolder, dataset: Dataset) -> list[str]:
+    """Title and text of every item."""
+    texts = load_texts(run.folder("prepare"))
+    return [f"{title}\n{text or ''}" for title, text in zip(dataset.titles, texts, strict=True)]
 
 
 def _learned(run: RunFolder) -> dict[str, Any]:

@@ -62,6 +62,12 @@ class Pictures:
         """Whether any wanted item has a picture; known after `load`."""
         return bool(self._thumbnails)
 
+    def pictured(self, items: list[int], *, row: int, rows: int) -> list[int]:
+        """Those of `items` that have a picture, evenly thinned to fill up to `rows` rows."""
+        found = [item for item in items if item in self._thumbnails]
+        number = min(rows, len(found) // row) * row or len(found)
+        return [found[i] for i in np.linspace(0, len(found) - 1, number).astype(int)]
+
     def source(self, item: int) -> str | None:
         """The thumbnail as a data URI, or None."""
         return self._thumbnails.get(item)

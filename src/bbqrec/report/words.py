@@ -1,0 +1,59 @@
+"""Names for groups of items: the words that their texts hold and others do not."""
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
+from torch import Tensor
+
+NUM_WORDS = 4
+MIN_SHARE = 0.25
+WORD = r"(?u)\b[^\W\d_]{2,}\b"
+
+
+class TellingWords:
+    """Finds the words by which a group's texts differ most from all texts.
+
+    Args:
+        texts: one text per item.
+    """
+
+    def __init__(self, texts: list[str]) -> None:
+        vectorizer = CountVectorizer(
+            binary=True, token_pattern=WORD, stop_words=list(ENGLISH_STOP_WORDS)
+        )
+        try:
+            self._holds = vectorizer.fit_transform(texts).tocsr()  # (item, word)
+        except ValueError:  # no text holds any word
+            self._names: list[str] = []
+            return
+        self._names = vectorizer.get_feature_names_out().tolist()
+        self._everywhere = torch.from_numpy(np.asarray(self._holds.mean(axis=0)).ravel())
+
+    def of(self, group: Bool[Tensor, "item"], *, without: Collection[str] = ()) -> list[str]:
+        """The group's words, the most telling first; none where chance explains them all.
+
+        With p and q the shares of the group's and of all texts that hold a word, words are
+        ranked by p log(p / q). A group of n drawn blindly holds one so often with a probability
+        of at most exp(-n KL(p || q)) (Chernoff): kept are words for which that is less than one
+        in the number of words, and that a quarter of the group holds.
+
+        Args:
+            without: words that are said already.
+        """
+        if not self._names:
+            return []
+        rows = self._holds[group.numpy()]
+        share = torch.from_numpy(np.asarray(rows.mean(axis=0)).ravel())
+        others = (1 - self._everywhere).clamp(min=1e-12)
+        gain = torch.xlogy(share, share / self._everywhere)
+        surprise = rows.shape[0] * (gain + torch.xlogy(1 - share, (1 - share) / others))
+        is_telling = (share > self._everywhere) & (share >= MIN_SHARE)
+        is_telling &= surprise > math.log(len(self._names))
+        order = gain.where(is_telling, 0.0).argsort(descending=True, stable=True)
+        order = order[: int(is_telling.sum())].tolist()
+        words = (self._names[word] for word in order)
+        return [word for word in words if word not in without][:NUM_WORDS]
