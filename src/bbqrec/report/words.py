@@ -54,6 +54,5 @@ class TellingWords:
         is_telling = (share > self._everywhere) & (share >= MIN_SHARE)
         is_telling &= surprise > math.log(len(self._names))
         order = gain.where(is_telling, 0.0).argsort(descending=True, stable=True)
-        order = order[: int(is_telling.sum())].tolist()
-        words = (self._names[word] for word in order)
+        words = [self._names[int(word)] for word in order[: int(is_telling.sum())]]
         return [word for word in words if word not in without][:NUM_WORDS]
