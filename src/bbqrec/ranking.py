@@ -85,9 +85,12 @@ def top_items(
     width = min(k, scores.shape[1])
     # topk is fast but breaks ties arbitrarily: keep everything at least as good as the last
     # one, lowest item numbers first, and let a stable sort by score settle the order.
-    is_kept = scores >= scores.topk(width, dim=1).values[:, -1:]
-    num_kept = int(is_kept.sum(1).max())
-    kept = is_kept.to(torch.int8).topk(num_kept, dim=1).indices.sort(dim=1).values
+    values, kept = scores.topk(width, dim=1)
+    is_kept = scores >= values[:, -1:]
+    num_kept = int(is_kept.count_nonzero(dim=1).max()) if len(scores) else 0
+    if num_kept > width:
+        kept = is_kept.to(torch.int8).topk(num_kept, dim=1).indices
+    kept = kept.sort(dim=1).values
     values, order = scores.gather(1, kept).sort(dim=1, descending=True, stable=True)
     values, items = values[:, :width], kept.gather(1, order[:, :width])
     items = items.masked_fill(values == -torch.inf, -1)
