@@ -17,18 +17,19 @@ from tiny_run import draw_tiny_shop, tiny_config
 
 from bbqrec.bundle import RunFolder
 from bbqrec.errors import CorruptArtifactError
+from bbqrec.evaluation import Evaluation
 from bbqrec.pipeline import run_stages
 from bbqrec.recommend import Recommender
 from bbqrec.report import write_report
 from bbqrec.report.codes import example_item, show_levels, show_wall
 from bbqrec.report.curves import BOTTOM, HEIGHT, TOP, heat_table, training_charts
-from bbqrec.report.metrics import nice_step
+from bbqrec.report.metrics import headline, nice_step, overall_panels
 from bbqrec.report.page import command, duration, signed
 from bbqrec.report.pictures import MAX_TITLE, SIDE, Pictures
 from bbqrec.report.users import sample_users
 from bbqrec.report.words import TellingWords
 from bbqrec.semantic_ids import SemanticIds
-from bbqrec.storage import read_json
+from bbqrec.storage import read_json, sha256_file, write_json
 
 HOSTILE = '<script>alert("x")</script> & <img src=http://evil.example/x.png>'
 BROKEN = 5
@@ -168,6 +169,37 @@ def test_a_catalog_without_pictures_is_shown_in_words(run: RunFolder, tmp_path: 
     assert "wordy" in [a.get("class") for tag, a in page.tags if tag == "body"]
     shown = {text.strip() for text in page.words}
     assert len(shown & set(run.dataset().titles)) > 30
+
+
+def test_a_run_without_similarity_says_so(run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(run.directory, tmp_path / "run")
+    folder = tmp_path / "run" / "recommender"
+    manifest = read_json(folder / "manifest.json")
+    write_json(folder / "similarity.json", {})
+    manifest["sha256"]["similarity.json"] = sha256_file(folder / "similarity.json")
+    write_json(folder / "manifest.json", manifest)
+
+    write_report(RunFolder(tmp_path / "run"))
+
+    page = Page((tmp_path / "run" / "report.html").read_text())
+    assert "heat" not in page.values("class")
+    assert any("switched off" in text for text in page.words)
+
+
+def test_other_metrics_take_the_place_of_the_usual_ones(run: RunFolder) -> None:
+    values = read_json(run.directory / "metrics.json")["test"]
+    keep = ("recall@5", "mrr@20")
+    for by_setting in values["models"].values():
+        for result in by_setting.values():
+            for kind in ("metrics", "difference"):
+                scores = result["overall"][kind]
+                result["overall"][kind] = {name: scores[name] for name in keep if scores}
+    evaluation = Evaluation.parse({**values, "main_metric": "mrr@20"}, source="here")
+
+    lines = headline(evaluation)
+
+    assert [line.metric for line in lines] == ["MRR@20"]
+    assert [panel.title for panel in overall_panels(evaluation)] == ["MRR@20", "MRR@20"]
 
 
 def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:

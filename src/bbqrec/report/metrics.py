@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bbqrec.evaluation import Evaluation, Interval, ModelResult
 
 OURS = "BBQRec"
-HEADLINE_METRICS = ("ndcg@10", "recall@10")
+USUAL_METRICS = ("ndcg@10", "recall@10")
 SETTINGS = {
     "filtered": "history items removed from the candidates",
     "kept": "history items kept among the candidates",
@@ -80,9 +80,7 @@ def headline(evaluation: Evaluation) -> list[Headline]:
     ours = evaluation.models[OURS]["filtered"].overall
     reference = evaluation.models[str(evaluation.reference)]["filtered"].overall
     results = []
-    for metric in HEADLINE_METRICS:
-        if metric not in ours.difference:  # the settings may measure others
-            continue
+    for metric in _shown_metrics(evaluation):
         difference = ours.difference[metric]
         verdict = "better" if difference.low > 0 else "worse" if difference.high < 0 else "level"
         results.append(
@@ -99,11 +97,9 @@ def headline(evaluation: Evaluation) -> list[Headline]:
 
 
 def overall_panels(evaluation: Evaluation) -> list[Panel]:
-    """Main metric and recall, under both settings of the history filter, on one axis a metric."""
-    known = next(iter(evaluation.models.values()))["filtered"].overall.metrics
-    wanted = dict.fromkeys((evaluation.main_metric, *HEADLINE_METRICS))
+    """The headline's metrics under both settings of the history filter, on one axis a metric."""
     panels = []
-    for metric in (name for name in wanted if name in known):
+    for metric in _shown_metrics(evaluation):
         groups = [
             (
                 display(metric),
@@ -165,6 +161,13 @@ def metric_tables(evaluation: Evaluation) -> list[MetricTable]:
             )
         tables.append(MetricTable(note, [display(m) for m in metrics], rows))
     return tables
+
+
+def _shown_metrics(evaluation: Evaluation) -> list[str]:
+    """The main metric and another: NDCG@10 or recall@10, where the settings measure them."""
+    measured = evaluation.models[OURS]["filtered"].overall.metrics
+    names = dict.fromkeys((evaluation.main_metric, *USUAL_METRICS))
+    return [name for name in names if name in measured][:2]
 
 
 def _ordered(evaluation: Evaluation) -> list[tuple[str, dict[str, ModelResult]]]:

@@ -155,7 +155,7 @@ def _texts(run: RunFolder, dataset: Dataset) -> list[str]:
 def _learned(run: RunFolder) -> dict[str, Any]:
     folder = run.folder("train")
     labels = read_json(folder / "similarity.json")
-    tables = read_tensors(folder / "similarity.safetensors")
+    tables = read_tensors(folder / "similarity.safetensors") if labels else {}
     best_epoch = read_json(folder / "model.json")["best_epoch"]
     return {
         "charts": training_charts(read_json(folder / "log.json"), best_epoch),
