@@ -9,6 +9,10 @@ from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.tables import Catalog
 from bbqrec.recommender.transformer import random_linear
 
+# Norm of an item's own vector at the start, beside content and codes of norm 1: what items share
+# speaks first, and their own vectors learn what is left.
+ID_START = 0.2
+
 
 class ItemVectors(nn.Module):
     """ID vector + projected content of every modality + summed vectors of the codes.
@@ -23,7 +27,7 @@ class ItemVectors(nn.Module):
         self.id_dropout = config.id_dropout
         self.use_codes = config.use_codes
         self.id_vectors = (
-            nn.Parameter(torch.randn(catalog.num_items, width) * width**-0.5)
+            nn.Parameter(torch.randn(catalog.num_items, width) * ID_START * width**-0.5)
             if config.use_id
             else None
         )

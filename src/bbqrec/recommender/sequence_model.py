@@ -51,7 +51,7 @@ class SequenceModel(nn.Module):
         self.code_embedding = CodeEmbedding(config, self.catalog, as_t5=as_t5)
         self.position_bias = RelativePositionBias(config, bidirectional=bidirectional)
         self.similarity = SimilarityBias(config, self.catalog) if edges else None
-        self.encoder = Encoder(config)
+        self.encoder = Encoder(config, drops_output=config.form == "paper")
 
     @abstractmethod
     def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]) -> Encoded:

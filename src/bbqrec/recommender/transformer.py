@@ -187,13 +187,18 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of encoder layers over the used places of padded rows."""
+    """A stack of encoder layers over the used places of padded rows.
 
-    def __init__(self, config: RecommenderConfig) -> None:
+    T5 drops out its output as well (`drops_output`); where cosines are read from it, that is
+    noise on every logit.
+    """
+
+    def __init__(self, config: RecommenderConfig, *, drops_output: bool) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.dropout = nn.Dropout(config.dropout)
+        self.output_dropout = nn.Dropout(config.dropout if drops_output else 0.0)
 
     def forward(
         self, x: Float[Tensor, "entry dim"], layout: Layout, bias: AttentionBias
@@ -201,5 +206,5 @@ class Encoder(nn.Module):
         x = self.dropout(x)
         for layer in self.layers:
             x = layer(x, layout, bias)
-        encoded: Tensor = self.dropout(self.norm(x))
+        encoded: Tensor = self.output_dropout(self.norm(x))
         return encoded

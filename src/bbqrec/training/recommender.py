@@ -36,6 +36,9 @@ class TrainingConfig(LoopConfig):
     windows: Literal["all", "random", "last"] = "all"
     """Per epoch and user: every target once, or those of one random or of the last window."""
     weight_decay: float = Field(0.01, ge=0)
+    bias_learning_rate: float = Field(10.0, gt=0)
+    """Learning rate of the attention's bias tables, as a multiple of the others': their entries
+    must move by whole units, those of other weights by hundredths."""
     generative_weight: float = Field(0.2, ge=0)
     dense_weight: float = Field(1.0, ge=0)
     validation_users: int = Field(2000, ge=1)
@@ -201,14 +204,22 @@ def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
     """Weight decay on matrices only: not on embeddings, norms or the similarity tables."""
     decayed: dict[int, nn.Parameter] = {}
     free: dict[int, nn.Parameter] = {}
-    for module in model.modules():
+    biases: dict[int, nn.Parameter] = {}
+    for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             is_matrix = isinstance(module, nn.Linear) and name == "weight"
-            (decayed if is_matrix else free)[id(parameter)] = parameter
+            is_bias = "position_bias" in path or path.startswith("similarity")
+            group = decayed if is_matrix else biases if is_bias else free
+            group[id(parameter)] = parameter
     return torch.optim.AdamW(
         [
             {"params": list(decayed.values()), "weight_decay": training.weight_decay},
             {"params": list(free.values()), "weight_decay": 0.0},
+            {
+                "params": list(biases.values()),
+                "weight_decay": 0.0,
+                "lr_scale": training.bias_learning_rate,
+            },
         ],
         lr=training.learning_rate,
         fused=True,
