@@ -5,6 +5,7 @@ fingerprint of settings and inputs) it was made for, so a stage is repeated only
 """
 
 import fcntl
+import shutil
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,10 @@ STAGE_FOLDERS = {
     "train": "recommender",
     "evaluate": "evaluation",
 }
+OWN_NAMES = {
+    *STAGE_FOLDERS.values(),
+    *("checkpoints", "config.json", "metrics.json", "report.html", ".lock"),
+}
 
 
 class RunFolder:
@@ -61,11 +66,15 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keep a second writer out; the lock vanishes with the process that held it."""
         path = self.directory / ".lock"
+        is_new = not self.directory.exists()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             file = path.open("w")
-        except OSError as error:
-            raise StorageError(f"cannot write in {self.directory}: {error.strerror}") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            raise StorageError(
+                f"cannot write in {self.directory}: {getattr(error, 'strerror', error)}; give "
+                "another folder as --out"
+            ) from None
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +83,11 @@ class RunFolder:
                     f"another command is working in {self.directory}; wait for it, or choose "
                     "another --out"
                 ) from None
-            yield
+            try:
+                yield
+            finally:
+                if is_new and not any(p != path for p in self.directory.iterdir()):
+                    shutil.rmtree(self.directory, ignore_errors=True)  # a run that never began
 
     def manifest(self, stage: str) -> dict[str, Any]:
         """The manifest of a finished stage; CorruptArtifactError when there is none."""
@@ -85,12 +98,13 @@ class RunFolder:
                 "`bbqrec run` first"
             )
         manifest = read_json(path)
-        if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION:
+        is_ours = isinstance(manifest, dict) and isinstance(manifest.get("sha256"), dict)
+        if not is_ours or manifest.get("format_version") != FORMAT_VERSION:
             raise CorruptArtifactError(
                 f"{path} is not a manifest of format version {FORMAT_VERSION}; was the run made "
                 "by another version of bbqrec?"
             )
-        return manifest
+        return dict(manifest)
 
     def verify(self, stage: str, *, names: Collection[str] | None = None) -> dict[str, Any]:
         """The manifest, once its files (those in `names` if given) have been found unchanged."""
@@ -111,15 +125,24 @@ class RunFolder:
     def is_current(self, stage: str, key: str) -> bool:
         """Whether the stage is finished, undamaged and was made for `key`."""
         try:
-            return bool(self.verify(stage)["key"] == key)
+            return bool(self.verify(stage).get("key") == key)
         except BBQRecError:
             return False
 
     @contextmanager
     def write_stage(self, stage: str, key: str) -> Iterator[Path]:
-        """Yield an empty folder that becomes the stage's if the block succeeds."""
+        """Yield an empty folder that becomes the stage's if the block succeeds.
+
+        Raises StorageError where that would delete files that are not a stage's.
+        """
+        folder = self.folder(stage)
+        if folder.exists() and not (folder / "manifest.json").is_file():
+            raise StorageError(
+                f"{folder} was not written by bbqrec (it has no manifest.json) and would be "
+                "replaced; give another folder as --out, or move it away"
+            )
         start = time.monotonic()
-        with new_directory(self.folder(stage)) as directory:
+        with new_directory(folder) as directory:
             yield directory
             names = sorted(
                 str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()

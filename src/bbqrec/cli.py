@@ -1,19 +1,16 @@
 """The command line: parses, calls one function, prints."""
 
-import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
-from bbqrec.errors import BBQRecError, ConfigError, RequestError
+from bbqrec.errors import ConfigError, CorruptArtifactError
+from bbqrec.terminal import say, session
 
 app = typer.Typer(
     name="bbqrec",
@@ -22,31 +19,51 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="""Recommend by generating semantic IDs made from text, pictures and behavior.
 
-    First look: `bbqrec demo`. Your own data: `bbqrec run --data shop.csv --out runs/shop`,
-    then `bbqrec recommend runs/shop --history ID,ID`.""",
+    First look: `bbqrec demo`
+
+    Your own data: `bbqrec run --data shop.csv --out runs/shop`
+
+    Then ask: `bbqrec recommend runs/shop --history A17,B42 -k 5`
+
+    A run goes through the stages prepare, encode, tokenize, train, evaluate and report. Finished
+    stages are kept: the same command continues where it was stopped and repeats only what a
+    changed setting touches. Progress goes to stderr, results to stdout. Exit code 2 means that
+    the one sentence printed says what to put right; 130 that you stopped it.""",
+    epilog="docs/data.md says which files are read; `bbqrec settings` prints every setting.",
 )
-screen = Console(stderr=True)
 # Before torch is imported: on a busy small machine two threads are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ConfigArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="[CONFIG]", help="TOML settings, e.g. configs/beauty.toml."),
+    typer.Argument(
+        metavar="[CONFIG]", help="TOML settings; without it, the run folder's or the defaults."
+    ),
 ]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="Raw data: a file or folder in any known format (docs/data.md)."),
+    typer.Option(
+        "--data",
+        help="Raw data: a table of user_id, item_id, timestamp (and title, image, ...) or a "
+        "folder; docs/data.md lists all formats. Not needed again to continue a run.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The run folder to create or continue.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder that `run` or `prepare` made.")
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a setting: training.epochs=5."),
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="Change a setting (repeatable): training.epochs=5."
+    ),
 ]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, or auto: CUDA if there is one.")]
+Device = Annotated[
+    str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto (CUDA if there is one).")
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Overrides the config's seed.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and the result.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="The result as one JSON document on stdout.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Estimate time, memory and disk; compute nothing.")
 ]
@@ -60,10 +77,14 @@ def demo(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Draw a shop, learn its semantic IDs, train, evaluate and recommend: the whole path."""
-    from bbqrec.pipeline import choose_device, run_demo
+    """Draw a shop, learn its semantic IDs, train, evaluate and recommend: the whole path.
 
-    with _session(quiet):
+    Needs no data and no network, takes minutes on a CPU and ends with OUT/report.html.
+    Another shop: `bbqrec demo --seed 1 --out runs/demo1`
+    """
+    with session(quiet):
+        from bbqrec.pipeline import choose_device, run_demo
+
         run_demo(out, seed=seed, device=choose_device(device))
         _show(out, "report", as_json)
 
@@ -80,8 +101,15 @@ def run(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """From raw data to recommendations; stages whose settings did not change are kept."""
-    with _session(quiet):
+    """From raw data to recommendations and a report; what is finished already is kept.
+
+    One table is enough: `bbqrec run --data shop.csv --out runs/shop`
+
+    With settings: `bbqrec run my.toml --data shop.csv --out runs/shop --set training.epochs=5`
+
+    What it would cost: `bbqrec run --data shop.csv --dry-run`
+    """
+    with session(quiet):
         _run(out, "report", config, data, overrides, device, seed, dry_run, as_json)
 
 
@@ -94,8 +122,13 @@ def prepare(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Import, clean, filter and split interactions; print statistics."""
-    with _session(quiet):
+    """Import, clean, filter and split interactions; print what was kept and what was not.
+
+    For example: `bbqrec prepare shop.csv --out runs/shop --set prepare.min_user=5`
+
+    Column names of your own: `--set prepare.columns.user_id=customer`
+    """
+    with session(quiet):
         _run(out, "prepare", config, source, overrides, "cpu", None, False, as_json)
 
 
@@ -107,8 +140,11 @@ def encode(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Turn texts and images into feature vectors."""
-    with _session(quiet):
+    """Turn texts and images into feature vectors; unreadable images are counted, not fatal.
+
+    For example: `bbqrec encode runs/shop`
+    """
+    with session(quiet):
         _run(run, "encode", None, None, overrides, device, None, False, as_json)
 
 
@@ -120,8 +156,11 @@ def tokenize(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Learn every item's semantic ID; print the health of the codes."""
-    with _session(quiet):
+    """Learn every item's semantic ID (encoding first if need be); print the health of the codes.
+
+    For example: `bbqrec tokenize runs/shop --set tokenizer.num_levels=4`
+    """
+    with session(quiet):
         _run(run, "tokenize", None, None, overrides, device, None, False, as_json)
 
 
@@ -133,8 +172,11 @@ def train(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train the recommender on the run's semantic IDs."""
-    with _session(quiet):
+    """Train the recommender on the run's semantic IDs, after the stages before it.
+
+    For example: `bbqrec train runs/shop --device cuda --set training.epochs=20`
+    """
+    with session(quiet):
         _run(run, "train", None, None, overrides, device, None, False, as_json)
 
 
@@ -146,25 +188,34 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure the recommender beside popularity and item-kNN; write metrics.json."""
-    with _session(quiet):
+    """Measure the recommender beside popularity and item-kNN; write RUN/metrics.json.
+
+    For example: `bbqrec evaluate runs/shop --quiet --json`
+    """
+    with session(quiet):
         _run(run, "evaluate", None, None, overrides, device, None, False, as_json)
 
 
 @app.command()
 def report(run: RunArgument, quiet: Quiet = False, as_json: Json = False) -> None:
-    """Write the run's report: one HTML file with pictures, codes, curves and metrics."""
-    with _session(quiet):
+    """Write RUN/report.html: one file with pictures, codes, curves and metrics.
+
+    For example: `bbqrec report runs/shop`
+    """
+    with session(quiet):
         _run(run, "report", None, None, None, "auto", None, False, as_json)
 
 
 @app.command()
 def settings(config: ConfigArgument = None) -> None:
-    """Print every setting with its default (or CONFIG's) value, as TOML to start from."""
+    """Print every setting with its default (or CONFIG's) value, as TOML to start from.
+
+    For example: `bbqrec settings > my.toml`
+    """
     from bbqrec.config import as_toml, read_toml
     from bbqrec.pipeline import RunConfig
 
-    with _session(quiet=True):
+    with session(quiet=True):
         values = read_toml(config) if config else {}
         sys.stdout.write(as_toml(RunConfig.parse(values, source=str(config))) + "\n")
 
@@ -174,18 +225,28 @@ def recommend(
     run: RunArgument,
     history: Annotated[
         str | None,
-        typer.Option("--history", help='Item ids, oldest first: "ID,ID" or a JSON list.'),
+        typer.Option(
+            "--history", help='Item ids, oldest first: A17,B42 or, for ids with commas, ["a,b"].'
+        ),
     ] = None,
     users: Annotated[
         Path | None,
-        typer.Option("--users", help="A file of users (Parquet, CSV, JSONL; docs/data.md)."),
+        typer.Option(
+            "--users",
+            help="Many users: JSON lines of user_id and history, or a CSV or Parquet table of "
+            "user_id and item_id, one row per event.",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where --users' answers go (.parquet, .jsonl).")
+        Path | None,
+        typer.Option("--out", help="With --users: where the answers go (.parquet or .jsonl)."),
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    k: Annotated[int, typer.Option("-k", help="How many items, at most the catalog's.")] = 10,
     exclude_seen: Annotated[
-        bool, typer.Option("--exclude-seen/--include-seen", help="Leave out the history's items.")
+        bool,
+        typer.Option(
+            "--exclude-seen/--include-seen", help="Leave out, or allow, items of the history."
+        ),
     ] = True,
     allow: Annotated[
         Path | None,
@@ -195,82 +256,56 @@ def recommend(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Recommend items for one history or for a file of users."""
-    from bbqrec.pipeline import choose_device
-    from bbqrec.recommend import Recommender
-    from bbqrec.storage import read_text
+    """Recommend items for one history or for a file of users, with titles and log-probabilities.
 
-    with _session(quiet):
-        if (history is None) == (users is None):
-            raise RequestError("give either --history or --users (a file), not both or none")
-        if users is not None and out is None:
-            raise RequestError("--users needs --out FILE.parquet or FILE.jsonl for the answers")
+    One history: `bbqrec recommend runs/shop --history A17,B42 -k 5`
+
+    Many: `bbqrec recommend runs/shop --users users.csv --out answers.parquet`
+
+    Users of the file without a known item get popular items, marked `is_fallback`.
+    """
+    with session(quiet):
+        from bbqrec.answers import check_request, parse_history, read_allowed
+        from bbqrec.pipeline import choose_device
+        from bbqrec.recommend import Recommender
+
+        check_request(history, users, out)
         recommender = Recommender.from_pretrained(run, device=choose_device(device))
-        allowed = None if allow is None else [i for i in read_text(allow).splitlines() if i]
+        allowed = None if allow is None else read_allowed(allow)
         options: dict[str, Any] = {"k": k, "exclude_seen": exclude_seen, "allowed": allowed}
         if users is not None and out is not None:
-            _recommend_many(recommender, users, out, options)
+            _recommend_many(recommender, users, out, options, as_json)
         elif history is not None:
-            _recommend_one(recommender, _parse_history(history), options, as_json)
-
-
-def _parse_history(text: str) -> list[str]:
-    if not text.lstrip().startswith("["):
-        return [item_id.strip() for item_id in text.split(",") if item_id.strip()]
-    try:
-        ids = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"--history begins like a JSON list but is not one: {error}") from None
-    if not all(isinstance(item_id, str) for item_id in ids):
-        raise RequestError('--history must be a JSON list of strings, such as ["1193","661"]')
-    return list(ids)
+            _recommend_one(recommender, parse_history(history), options, as_json)
 
 
 def _recommend_one(
     recommender: Any, history: list[str], options: dict[str, Any], as_json: bool
 ) -> None:
+    from bbqrec.answers import answer_one
     from bbqrec.summary import recommendation_table
 
-    answer = recommender.recommend([history], **options)[0]
-    if history and answer.is_fallback:
-        raise RequestError(
-            f"none of the {len(history)} items in the history is in the catalog "
-            f"({', '.join(history[:3])}); check how the ids are written"
-        )
-    if answer.unknown_items:
-        logging.warning("not in the catalog, passed over: %s", ", ".join(answer.unknown_items))
+    answer = answer_one(recommender, history, options)
     if as_json:
-        _print_json(
-            {
-                "items": [item._asdict() for item in answer.items],
-                "is_fallback": answer.is_fallback,
-                "unknown_items": answer.unknown_items,
-            }
-        )
+        items = [item._asdict() for item in answer.items]
+        _print_json({**answer._asdict(), "items": items})
     else:
         Console().print(recommendation_table(recommender, history, answer))
 
 
-def _recommend_many(recommender: Any, users: Path, out: Path, options: dict[str, Any]) -> None:
-    from bbqrec.data import read_histories, write_recommendations
+def _recommend_many(
+    recommender: Any, users: Path, out: Path, options: dict[str, Any], as_json: bool
+) -> None:
+    from bbqrec.answers import answer_many
 
-    user_ids, histories = read_histories(users)
-    answers = recommender.recommend(histories, **options)
-    rows = [
-        {
-            "user_id": user_id,
-            "rank": rank,
-            **item._asdict(),
-            "is_fallback": answer.is_fallback,
-        }
-        for user_id, answer in zip(user_ids, answers, strict=True)
-        for rank, item in enumerate(answer.items, start=1)
-    ]
-    write_recommendations(out, rows)
-    num_fallbacks = sum(answer.is_fallback for answer in answers)
-    screen.print(
-        f"{len(user_ids)} users answered, {num_fallbacks} of them with popular items "
-        f"(no known item in the history); written to {out}"
+    counts = answer_many(recommender, users, out, options)
+    if as_json:
+        _print_json({**counts, "out": str(out)})
+        return
+    say(
+        f"{counts['users']} users answered, {counts['popular_instead']} of them with popular items "
+        f"(no known item in the history); {counts['unknown_items_in_histories']} unknown items in "
+        f"histories passed over; written to {out}"
     )
 
 
@@ -288,13 +323,12 @@ def _run(
     from bbqrec.bundle import RunFolder
     from bbqrec.config import apply_overrides, read_toml
     from bbqrec.pipeline import RunConfig, choose_device, run_stages
-    from bbqrec.storage import read_json
 
     folder = RunFolder(out)
     if config_path is not None:
         values, name = read_toml(config_path), str(config_path)
     elif folder.config_path.is_file():
-        values, name = read_json(folder.config_path), str(folder.config_path)
+        values, name = _kept_settings(folder.config_path), str(folder.config_path)
     else:
         values, name = {}, "the settings"
     values = apply_overrides(values, overrides or [])
@@ -318,6 +352,20 @@ def _run(
     _show(out, until, as_json)
 
 
+def _kept_settings(path: Path) -> dict[str, Any]:
+    from bbqrec.storage import read_json
+
+    try:
+        values = read_json(path)
+    except CorruptArtifactError as error:
+        raise CorruptArtifactError(f"{error}; give the settings again with `run CONFIG`") from None
+    if not isinstance(values, dict):
+        raise CorruptArtifactError(
+            f"{path} does not hold the settings of a run; give them again with `run CONFIG`"
+        )
+    return values
+
+
 def _show(out: Path, stage: str, as_json: bool) -> None:
     from bbqrec.bundle import RunFolder
     from bbqrec.summary import summarize
@@ -331,42 +379,6 @@ def _show(out: Path, stage: str, as_json: bool) -> None:
 
 def _print_json(value: Any) -> None:
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
-
-
-@contextmanager
-def _session(quiet: bool) -> Iterator[None]:
-    """Logging and progress on stderr; a user's mistake is one sentence and an exit code."""
-    from bbqrec.allocator import keep_heap
-    from bbqrec.progress import shown_on
-
-    keep_heap()
-    handler = RichHandler(
-        console=screen, show_path=False, show_level=False, markup=False, log_time_format="%X"
-    )
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO,
-        format="%(message)s",
-        handlers=[handler],
-        force=True,
-    )
-    try:
-        if quiet:
-            yield
-        else:
-            with shown_on(screen):
-                yield
-    except BBQRecError as error:
-        screen.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        screen.print("stopped; the same command continues where it left off")
-        raise typer.Exit(130) from None
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def main() -> None:

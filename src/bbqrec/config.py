@@ -1,5 +1,6 @@
 """Settings: frozen, strict models read from TOML, changed by dotted overrides."""
 
+import copy
 import inspect
 import tomllib
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ class Config(BaseModel):
         try:
             # Through JSON, so that TOML's lists may fill tuples while strictness holds otherwise.
             return cls.model_validate_json(orjson.dumps(values))
+        except TypeError as error:
+            raise ConfigError(f"{source}: a value cannot be used: {error}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"]) or "(top level)"
@@ -79,7 +82,7 @@ def as_toml(settings: Config, section: str = "") -> str:
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """`values` with each `section.key=value` set; a value is TOML, or a bare word as a string."""
-    result: dict[str, Any] = orjson.loads(orjson.dumps(values))
+    result = copy.deepcopy(values)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():

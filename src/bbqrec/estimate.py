@@ -12,7 +12,7 @@ from rich.table import Table
 from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset, prepare
 from bbqrec.features import Features, default_encoders, standardize
-from bbqrec.pipeline import RunConfig
+from bbqrec.pipeline import RunConfig, check_size
 from bbqrec.recommender import ItemTables
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
@@ -37,6 +37,7 @@ def estimate(
         start = time.monotonic()
         data = run.folder("prepare") if source is None else Path(folder)
         dataset = Dataset.load(data) if source is None else prepare(source, data, config.prepare)
+        check_size(dataset, config)
         seconds = {"prepare": time.monotonic() - start}
         encoders = config.encode or default_encoders(data)
         disk = sum(path.stat().st_size for path in data.rglob("*") if path.is_file())

@@ -1,6 +1,7 @@
 """The stages in order, with cached results: raw data to recommendations in one call."""
 
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -10,11 +11,11 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from bbqrec.bundle import RunFolder, fingerprint
+from bbqrec.bundle import OWN_NAMES, RunFolder, fingerprint
 from bbqrec.config import Config, read_toml
 from bbqrec.data import Dataset, Oracle, PrepareConfig, draw_shop, prepare, write_semantic_ids
 from bbqrec.decoding import RankingConfig
-from bbqrec.errors import ConfigError
+from bbqrec.errors import ConfigError, DataError, StorageError
 from bbqrec.evaluation import EvaluationConfig, environment, evaluate
 from bbqrec.features import ModalityConfig, default_encoders, encode
 from bbqrec.ranking import Ranker
@@ -23,6 +24,7 @@ from bbqrec.recommender import RecommenderConfig, fit_popularity, tune_item_knn
 from bbqrec.report import write_report
 from bbqrec.storage import (
     new_directory,
+    read_bytes,
     read_json,
     sha256_json,
     write_bytes,
@@ -35,6 +37,7 @@ from bbqrec.training.tokenizer import fit_tokenizer
 
 logger = logging.getLogger(__name__)
 
+VALIDATION_DEPTH = 10  # while training
 STAGES = ("prepare", "encode", "tokenize", "train", "evaluate", "report")
 
 
@@ -56,8 +59,14 @@ def choose_device(name: str) -> str:
     """`auto` is CUDA where there is one; asking for an absent CUDA is an error."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch finds no CUDA device; use --device cpu or auto")
+    match = re.fullmatch(r"cpu|cuda(?::(\d{1,4}))?", name)
+    if match is None:
+        raise ConfigError(f"--device {name}: there are cpu, cuda, cuda:NUMBER and auto")
+    if name != "cpu" and torch.cuda.device_count() <= int(match[1] or 0):
+        raise ConfigError(
+            f"--device {name}: torch finds {torch.cuda.device_count() or 'no'} CUDA device; use "
+            "--device cpu or auto"
+        )
     return name
 
 
@@ -80,9 +89,8 @@ def run_stages(
         BBQRecError: of the stage that cannot be done; earlier stages stay finished.
     """
     with run.locked():
-        write_json(run.config_path, config.model_dump(mode="json"))
         steps: dict[str, Callable[[], None]] = {
-            "prepare": lambda: _prepare(run, config, source),
+            "prepare": lambda: _prepare(run, config, source, until),
             "encode": lambda: _encode(run, config, device),
             "tokenize": lambda: _tokenize(run, config, device),
             "train": lambda: _train(run, config, device),
@@ -100,6 +108,11 @@ def run_demo(out: Path, *, seed: int, device: str = "cpu") -> None:
     drawn = shop / "drawn.json"
     if not drawn.is_file() or read_json(drawn) != {"seed": seed}:
         logger.info("drawing the shop of seed %d", seed)
+        if shop.exists() and not drawn.is_file():
+            raise StorageError(
+                f"{shop} was not drawn by bbqrec and would be replaced; give another folder as "
+                "--out, or move it away"
+            )
         with new_directory(shop) as directory:
             draw_shop(directory, seed=seed)
             write_json(directory / "drawn.json", {"seed": seed})
@@ -127,19 +140,45 @@ def _is_done(run: RunFolder, stage: str, key: str) -> bool:
     return False
 
 
-def _prepare(run: RunFolder, config: RunConfig, source: Path | None) -> None:
+def _prepare(run: RunFolder, config: RunConfig, source: Path | None, until: str) -> None:
     if source is None:
         run.verify("prepare")
-        return
-    key = fingerprint(_source_fingerprint(source), config.prepare)
-    if not _is_done(run, "prepare", key):
-        with run.write_stage("prepare", key) as directory:
-            prepare(source, directory, config.prepare)
+    else:
+        key = fingerprint(_source_fingerprint(source, run), config.prepare)
+        if not _is_done(run, "prepare", key):
+            with run.write_stage("prepare", key) as directory:
+                prepare(source, directory, config.prepare)
+    # Not before: settings under which nothing could be prepared are not those of this run.
+    write_json(run.config_path, config.model_dump(mode="json"))
+    if STAGES.index(until) >= STAGES.index("train"):
+        check_size(run.dataset(), config)
 
 
-def _source_fingerprint(source: Path) -> str:
+def check_size(dataset: Dataset, config: RunConfig) -> None:
+    """DataError where there is too little to train and evaluate, before hours are spent on it."""
+    depth = max(config.evaluation.depth, VALIDATION_DEPTH)
+    if dataset.num_items < depth:
+        raise DataError(
+            f"the prepared data hold {dataset.num_items} items, but evaluation lists {depth}; "
+            "lower prepare.min_item and prepare.min_user, or bring more data"
+        )
+    for name, cases in (("validation", dataset.validation), ("test", dataset.test)):
+        if not len(cases):
+            raise DataError(
+                f"the prepared data hold no {name} case, so nothing can be evaluated: under "
+                f"prepare.split = {config.prepare.split!r} no user has enough interactions (three "
+                "for leave_one_out); bring more data or choose another split"
+            )
+
+
+def _source_fingerprint(source: Path, run: RunFolder | None = None) -> str:
     """Names, sizes and modification times of the source's files."""
     files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+    if run is not None and run.directory.resolve().is_relative_to(source.resolve()):
+        # What the run writes is not what it reads; other files may lie beside it.
+        inside = source / run.directory.resolve().relative_to(source.resolve())
+        own = {inside / name for name in OWN_NAMES}
+        files = [p for p in files if own.isdisjoint({p, *p.parents})]
     stats = [(str(p), p.stat()) for p in files if p.exists()]
     return sha256_json([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
@@ -233,6 +272,7 @@ def _evaluate(
     inputs = [run.manifest(stage)["sha256"] for stage in ("prepare", "train")]
     key = fingerprint(inputs, config.evaluation, config.ranking, sorted(references))
     if _is_done(run, "evaluate", key):
+        _copy_metrics(run)
         return
     dataset = run.dataset()
     recommender = Recommender.from_pretrained(run.directory, device=device)
@@ -269,7 +309,10 @@ def _evaluate(
             for stage in ("prepare", "encode", "tokenize", "train")
         } | {"evaluate": round(time.monotonic() - start, 1)}
         write_json(directory / "metrics.json", metrics)
-    # Where people look for it; the stage's folder holds the original.
-    write_bytes(
-        run.directory / "metrics.json", (run.folder("evaluate") / "metrics.json").read_bytes()
-    )
+    _copy_metrics(run)
+
+
+def _copy_metrics(run: RunFolder) -> None:
+    """Where people look for them; the stage's folder holds the original."""
+    content = read_bytes(run.folder("evaluate") / "metrics.json")
+    write_bytes(run.directory / "metrics.json", content)

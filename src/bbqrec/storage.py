@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.replace(path)
         _sync_directory(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise _refused(path, error, "write") from None
 
 
@@ -161,7 +162,8 @@ def new_directory(path: Path) -> Iterator[Path]:
         replace_directory(temporary, path)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _refused(path, error, "write") from None
+        # Not always the directory's fault: the block reads its sources, too.
+        raise _refused(Path(error.filename or path), error, "read or write") from None
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -174,7 +176,11 @@ def replace_directory(source: Path, target: Path) -> None:
         old = target.with_name(target.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
-        source.rename(target)
+        try:
+            source.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     else:
         source.rename(target)

@@ -122,7 +122,7 @@ def test_histories_are_read_from_every_kind_of_file(tmp_path: Path, kind: str) -
     assert read_histories(path) == (["007", "v"], [["1", "2"], ["9"]])
 
 
-def test_bad_lines_of_a_batch_are_skipped_and_logged(
+def test_a_batch_keeps_every_user_whatever_is_wrong_with_the_history(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "users.jsonl"
@@ -135,8 +135,8 @@ def test_bad_lines_of_a_batch_are_skipped_and_logged(
     with caplog.at_level(logging.WARNING):
         users, histories = read_histories(path)
 
-    assert users == ["u", "y", "7"]
-    assert histories == [["a"], [], ["8"]]
+    assert users == ["u", "v", "w", "x", "y", "7"]
+    assert histories == [["a"], [], [], [], [], ["8"]]
     assert "4 lines" in caplog.text
     assert "the first is line 2" in caplog.text
 

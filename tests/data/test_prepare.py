@@ -310,7 +310,7 @@ def test_columns_of_an_unusable_type_end_in_one_sentence(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("user_id,item_id,timestamp\nu,a,1\n".encode("utf-16"), 'set encoding = "utf-16"'),
+        ("user_id,item_id,timestamp\nu,a,1\n".encode("utf-16"), "prepare.encoding=utf-16"),
         ("user_id,item_id,timestamp\nü,a,1\nü,b,2\n".encode("latin-1"), "not utf-8 text"),
         (b"user_id,item_id,timestamp\ru,a,1\ru,b,2\r", "the header line cannot be read"),
         (b"user_id,item_id,timestamp\nu,a," + b"9" * 400, "no timestamp can be read"),

@@ -24,7 +24,7 @@ def load_texts(directory: Path, columns: Sequence[str] | None = None) -> list[st
 
     path = directory / ITEMS_FILE
     with reading_parquet(path, CorruptArtifactError, "run `bbqrec prepare` again"):
-        items = pl.read_parquet(path)
+        items = pl.read_parquet(path, glob=False)
     present = [name for name in items.columns if name != "item_id"]
     wanted = present if columns is None else list(columns)
     unknown = [name for name in wanted if name not in present]

@@ -85,7 +85,7 @@ def _read_parquet_codes(path: Path) -> tuple[dict[str, tuple[int, ...]], tuple[i
     import polars as pl
 
     with reading_parquet(path, SemanticIdError):
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
         sizes = pl.read_parquet_metadata(path).get(_SIZES_KEY)
     levels = [f"code_{level}" for level in range(len(frame.columns) - 1)]
     if not levels or set(frame.columns) != {"item_id", *levels}:
@@ -138,26 +138,30 @@ def read_histories(path: Path) -> tuple[list[str], list[list[str]]]:
 
     JSON lines hold {"user_id": ..., "history": [...]}. Tables hold either a `history` column (a
     list in Parquet, ids separated by spaces in text) or one row per interaction, ordered by
-    timestamp or position where there is one. Unusable lines are skipped and logged.
+    timestamp or position where there is one. Nobody with a user id is left out: what cannot be
+    read of a history is logged and missing from it, to the point of an empty one.
     """
     from bbqrec.data.lines import Rejected, base_name
     from bbqrec.data.records import Layout, read_chunks
 
     if not path.is_file():
-        raise DataError(f"{path} does not exist; give a file of histories")
+        raise DataError(f"{path} does not exist or is not a file; give a file of histories")
     rejected = Rejected(1.0)
     if base_name(path).endswith((".jsonl", ".ndjson", ".json")):
         users, histories = _json_histories(path, rejected)
     else:
         users, histories = _table_histories(path, read_chunks(path, Layout(), rejected), rejected)
-    if rejected.rows:
-        first = rejected.rows[0]
-        logger.warning(
-            "%d lines of %s were skipped; the first is line %d: %s",
-            *(len(rejected.rows), path, first["line"], first["reason"]),
-        )
+    first = f"line {r['line']}: {r['reason']}" if (r := next(iter(rejected.rows), None)) else ""
     if not users:
-        raise DataError(f"{path} holds no usable history")
+        raise DataError(
+            f"{path} names no user to recommend to{f'; {first}' if first else ''}; give lines such "
+            'as {"user_id": "u", "history": ["a", "b"]} or a table (docs/data.md)'
+        )
+    if first:
+        logger.warning(
+            "%d lines of %s cannot be read as written; the first is %s",
+            *(len(rejected.rows), path, first),
+        )
     return users, histories
 
 
@@ -168,18 +172,24 @@ def _json_histories(path: Path, rejected: Any) -> tuple[list[str], list[list[str
     for number, text in read_lines(path, rejected):
         try:
             record = orjson.loads(text)
-            user, history = record["user_id"], record["history"]
-            ids = [user, *history]
-            if not all(isinstance(i, str | int) and not isinstance(i, bool) for i in ids):
-                raise ValueError("ids must be strings")
-            if isinstance(history, str):
-                raise ValueError("the history must be a list")
-        except (ValueError, KeyError, TypeError) as error:
-            rejected.add(path, number, f'not {{"user_id": ..., "history": [...]}} ({error})', text)
+        except orjson.JSONDecodeError as error:
+            rejected.add(path, number, f"not JSON ({error})", text)
             continue
+        user = record.get("user_id") if isinstance(record, dict) else None
+        if not _is_id(user):
+            rejected.add(path, number, 'not {"user_id": ..., "history": [...]}', text)
+            continue
+        history = record.get("history")
+        known = [str(i) for i in history if _is_id(i)] if isinstance(history, list) else []
+        if not isinstance(history, list) or len(known) < len(history):
+            rejected.add(path, number, "the history is not a list of item ids as strings", text)
         users.append(str(user))
-        histories.append([str(item) for item in history])
+        histories.append(known)
     return users, histories
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
 
 
 def _table_histories(path: Path, chunks: Any, rejected: Any) -> tuple[list[str], list[list[str]]]:
@@ -197,26 +207,31 @@ def _table_histories(path: Path, chunks: Any, rejected: Any) -> tuple[list[str],
         raise DataError(
             f"{path} must have the columns user_id and either item_id or history; it has: {there}"
         )
-    theirs = {"user_id": found["user_id"], "item_id": "history" if is_wide else found["item_id"]}
-    is_bad = pl.any_horizontal(pl.col(name).is_null() for name in theirs.values())
-    for line in frame.filter(is_bad)[LINE]:
-        rejected.add(path, line, "an id is missing")
-    frame = frame.filter(~is_bad)
     time = found.get("timestamp", found.get("position"))
     if time is not None and not is_wide:
         frame = frame.with_columns(parse_times(frame[time], None).alias("_time"))
         frame = frame.sort("_time", maintain_order=True, nulls_last=True)
-    frame = frame.select(LINE, **{ours: pl.col(name) for ours, name in theirs.items()})
+    items = "history" if is_wide else found["item_id"]
+    frame = frame.select(LINE, user_id=pl.col(found["user_id"]), items=pl.col(items))
+    ids = ["user_id"] if is_wide else ["user_id", "items"]
+    frame = ids_as_strings(path, frame, ids).with_columns(
+        pl.when(pl.col(name).str.strip_chars() != "").then(pl.col(name)) for name in ids
+    )
+    for name in ids:
+        for line in frame.filter(pl.col(name).is_null())[LINE].sort():
+            rejected.add(path, line, f"the {name.replace('items', 'item_id')} is missing")
+    frame = frame.drop_nulls("user_id")
     if not is_wide:
-        frame = ids_as_strings(path, frame, ("user_id", "item_id"))
         first = pl.col(LINE).min()
-        frame = frame.group_by("user_id").agg(pl.col("item_id"), first).sort(LINE)
-    elif frame.schema["item_id"] == pl.String:
-        frame = frame.with_columns(pl.col("item_id").str.split(" ").list.filter(pl.element() != ""))
-    if frame.schema["item_id"] not in (pl.List(pl.String), pl.List(pl.Int64)):
+        frame = frame.group_by("user_id").agg(pl.col("items").drop_nulls(), first).sort(LINE)
+    elif frame.schema["items"] == pl.String:
+        frame = frame.with_columns(pl.col("items").str.split(" ").list.filter(pl.element() != ""))
+    dtype = frame.schema["items"]
+    inner = dtype.inner if isinstance(dtype, pl.List) else None
+    if inner is None or not (inner in (pl.String, pl.Null) or inner.is_integer()):
         raise DataError(f"{path}: the column history must hold lists of item ids as strings")
-    frame = frame.with_columns(pl.col("user_id").cast(pl.String))
-    return frame["user_id"].to_list(), frame["item_id"].cast(pl.List(pl.String)).to_list()
+    histories = frame["items"].cast(pl.List(pl.String)).list.drop_nulls()
+    return frame["user_id"].to_list(), [history or [] for history in histories.to_list()]
 
 
 def write_recommendations(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Raw item tables and image files -> items.parquet and images.parquet of a prepared dataset."""
 
+import io
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ from bbqrec.data.images import IMAGES_FILE, ROW_GROUP
 from bbqrec.data.parquet import reading_parquet
 from bbqrec.data.prepare import PrepareConfig
 from bbqrec.data.raw import ImageFiles, ImageTable
-from bbqrec.errors import DataError
+from bbqrec.errors import DataError, StorageError
 from bbqrec.progress import tracker
+from bbqrec.storage import write_bytes
 
 MAX_IMAGE_BYTES = 20 * 2**20
 _PIECE_BYTES = 256 * 2**20
@@ -48,7 +50,9 @@ def write_items(
     ).with_columns(_unescaped(name) for name in keep)
     titles = items[title].fill_null(items["item_id"]).to_list() if title else list(item_ids)
     items = items.select("item_id", *names)
-    items.write_parquet(directory / ITEMS_FILE, row_group_size=8192)
+    buffer = io.BytesIO()
+    items.write_parquet(buffer, row_group_size=8192)
+    write_bytes(directory / ITEMS_FILE, buffer.getvalue())
     is_described = np.zeros(items.height, dtype=bool)
     for name in names:
         is_described |= items[name].is_not_null().to_numpy()
@@ -125,7 +129,7 @@ def write_images(
         pieces = _from_files(source, catalog, counts)
     path = directory / IMAGES_FILE
     _sink(path, pieces)
-    pictured = pl.scan_parquet(path).select("item_id").collect()["item_id"]
+    pictured = pl.scan_parquet(path, glob=False).select("item_id").collect()["item_id"]
     if not len(pictured):
         path.unlink()
     is_pictured = catalog["item_id"].is_in(pictured.implode()).to_numpy()
@@ -133,7 +137,7 @@ def write_images(
 
 
 def _sink(path: Path, pieces: Iterator[pl.DataFrame]) -> None:
-    failures: list[DataError] = []
+    failures: list[Exception] = []
 
     def generate(
         with_columns: list[str] | None,
@@ -143,29 +147,30 @@ def _sink(path: Path, pieces: Iterator[pl.DataFrame]) -> None:
     ) -> Iterator[pl.DataFrame]:
         try:
             yield from pieces
-        except DataError as error:
+        except Exception as error:
             failures.append(error)
             raise
 
     frame = register_io_source(generate, schema=_IMAGE_SCHEMA)
     try:
         frame.sink_parquet(path, row_group_size=ROW_GROUP, compression="uncompressed")
-    except pl.exceptions.PolarsError:
+    except (pl.exceptions.PolarsError, OSError) as error:
         if failures:  # Polars hands on what its source raised as an error of its own
             raise failures[0] from None
-        raise
+        raise StorageError(f"cannot write {path}: {error}; nothing was left half-written") from None
 
 
 def _from_table(
     source: ImageTable, catalog: pl.DataFrame, counts: dict[str, int]
 ) -> Iterator[pl.DataFrame]:
-    images = pl.scan_parquet(source.path).select(
+    images = pl.scan_parquet(source.path, glob=False).select(
         pl.col("item_id").cast(pl.String), bytes=pl.col(source.bytes_column)
     )
     size = pl.col("bytes").bin.size()
     with reading_parquet(source.path):
         sizes = images.select("item_id", size=size).collect(engine="streaming")
-    counts["image_rows_of_unknown_items"] = int((~sizes["item_id"].is_in(catalog["item_id"])).sum())
+    is_known = sizes["item_id"].is_in(catalog["item_id"].implode())
+    counts["image_rows_of_unknown_items"] = int((~is_known).sum())
     counts["images_empty"] = int((sizes["size"].fill_null(0) == 0).sum())
     counts["images_too_large"] = int((sizes["size"] > MAX_IMAGE_BYTES).sum())
     usable = (size > 0) & (size <= MAX_IMAGE_BYTES)

@@ -27,7 +27,7 @@ def iter_images(directory: Path) -> Iterator[tuple[int, bytes]]:
     item_of = _item_numbers(directory)
     path = directory / IMAGES_FILE
     with reading_parquet(path, CorruptArtifactError, _ADVICE):
-        frame = pl.scan_parquet(path)
+        frame = pl.scan_parquet(path, glob=False)
         num_rows = frame.select(pl.len()).collect().item()
     for start in range(0, num_rows, ROW_GROUP):
         with reading_parquet(path, CorruptArtifactError, _ADVICE):
@@ -51,7 +51,7 @@ def read_images(directory: Path, items: Sequence[int]) -> dict[int, bytes]:
     found = {}
     path = directory / IMAGES_FILE
     with reading_parquet(path, CorruptArtifactError, _ADVICE):
-        frame = pl.scan_parquet(path).select("item_id", "bytes")
+        frame = pl.scan_parquet(path, glob=False).select("item_id", "bytes")
         rows = frame.select("item_id").collect()["item_id"]
         for place in rows.is_in(list(wanted)).arg_true():
             item_id, content = frame.slice(place, 1).collect().row(0)

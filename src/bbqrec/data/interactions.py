@@ -75,7 +75,7 @@ def build_log(
     if not len(log):
         raise DataError(
             f"{raw.path}: no interaction is left with at least {config.min_user} per user and "
-            f"{config.min_item} per item; lower min_user and min_item"
+            f"{config.min_item} per item; lower prepare.min_user and prepare.min_item"
         )
     counts["kept"] = len(log)
     return _renumbered(log, config.seed), counts
@@ -91,7 +91,7 @@ def _with_times(raw: RawData, config: PrepareConfig, rejected: Rejected) -> pl.D
         example = f", for example {shown[0]!r}" if len(shown) else ""
         raise DataError(
             f"{raw.path}: no {name} can be read{example}; use numbers or ISO 8601, or name the "
-            "format in time_format"
+            "format in prepare.time_format"
         )
     frame = frame.with_columns(times.alias("time"))
     if name == "timestamp" and "position" in frame.columns:
@@ -195,7 +195,7 @@ def _filtered(raw: RawData, frame: pl.DataFrame, config: PrepareConfig) -> pl.Da
         if "event" not in frame.columns:
             raise DataError(
                 f"{raw.path} has no event column for event_weights; name it with "
-                'columns = { event = "..." } or leave event_weights out'
+                "--set prepare.columns.event=NAME or leave event_weights out"
             )
         weights = pl.DataFrame(
             {"event": list(config.event_weights), "event_weight": config.event_weights.values()},
@@ -218,7 +218,7 @@ def _filtered(raw: RawData, frame: pl.DataFrame, config: PrepareConfig) -> pl.Da
         if "rating" not in frame.columns:
             raise DataError(
                 f"{raw.path} has no rating column for min_rating; name it with "
-                'columns = { rating = "..." } or leave min_rating out'
+                "--set prepare.columns.rating=NAME or leave min_rating out"
             )
         frame = frame.filter(pl.col("rating") >= config.min_rating)
     if "weight" in frame.columns:

@@ -57,7 +57,7 @@ class Rejected:
             raise DataError(
                 f"{path}: {count} of {total} lines cannot be used, more than the allowed share of "
                 f"{self.max_share:g}; the first is line {first['line']}: {first['reason']}; "
-                "correct the file or raise max_bad_share"
+                "correct the file or raise prepare.max_bad_share"
             )
 
     def to_jsonl(self) -> bytes:
@@ -147,7 +147,8 @@ class Lines:
         if self.number == 1:
             if line.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise DataError(
-                    f'{self.path} is UTF-16 text; set encoding = "utf-16" or save it as UTF-8'
+                    f"{self.path} is UTF-16 text; give --set "
+                    "prepare.encoding=utf-16 or save it as UTF-8"
                 )
             line = line.removeprefix(b"\xef\xbb\xbf")
         if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):
@@ -159,7 +160,8 @@ class Lines:
             return line.decode(self.encoding).rstrip("\r\n")
         except UnicodeDecodeError as error:
             reason = (
-                f"not {self.encoding} text at byte {error.start} (set encoding if it is another)"
+                f"not {self.encoding} text at byte {error.start} (if it is another, name it: "
+                "--set prepare.encoding=latin-1)"
             )
             self._rejected.add(self.path, self.number, reason, line[:200].decode("latin-1"))
             return None

@@ -80,8 +80,8 @@ def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:
     from bbqrec.data.splits import split_log
     from bbqrec.data.statistics import describe, warn
 
-    if not source.exists():
-        raise DataError(f"{source} does not exist; give a file or folder of interactions")
+    if not (source.is_file() or source.is_dir()):
+        raise DataError(f"{source} is no file and no folder; give one or the other of interactions")
     rejected = Rejected(config.max_bad_share)
     raw = read_source(source, config, rejected)
     raw_items, images, detected = raw.items, raw.images, raw.format

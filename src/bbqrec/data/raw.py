@@ -93,12 +93,12 @@ def require_log_columns(
         if ours not in found:
             raise DataError(
                 f"{path} has no column {ours}; it has: {there}; name the one to use with "
-                f'columns = {{ {ours} = "..." }}'
+                f"--set prepare.columns.{ours}=NAME"
             )
     if "timestamp" not in found and "position" not in found:
         raise DataError(
             f"{path} has no column timestamp or position, one of which must order the "
-            f'interactions; it has: {there}; name it with columns = {{ timestamp = "..." }}'
+            f"interactions; it has: {there}; name it with --set prepare.columns.timestamp=NAME"
         )
 
 

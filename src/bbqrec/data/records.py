@@ -51,7 +51,7 @@ def read_chunks(path: Path, layout: Layout, rejected: Rejected) -> Iterator[pl.D
 
 def _parquet_chunks(path: Path) -> Iterator[pl.DataFrame]:
     with reading_parquet(path):
-        frame = pl.scan_parquet(path)
+        frame = pl.scan_parquet(path, glob=False)
         names = frame.collect_schema().names()
         num_rows = frame.select(pl.len()).collect().item()
         for start in range(0, num_rows, 5 * CHUNK_ROWS):

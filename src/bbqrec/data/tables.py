@@ -77,7 +77,7 @@ def read_items(
             there = ", ".join(name for name in chunk.columns if name != LINE)
             raise DataError(
                 f"{path} has no column item_id; it has: {there}; name the one to use with "
-                'columns = { item_id = "..." }'
+                "--set prepare.columns.item_id=NAME"
             )
         chunks.append(_item_columns(path, chunk, found, drop=()))
     return first_known(pl.concat(chunks, how="diagonal_relaxed"))

@@ -86,7 +86,7 @@ def _read_parquet(path: Path) -> tuple[list[str], NDArray[Any]]:
     import polars as pl
 
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise FeatureError(f"{path} is not readable Parquet: {error}") from None
     names = [n for n, t in frame.schema.items() if isinstance(t, pl.List | pl.Array)]

@@ -111,5 +111,6 @@ def check_bad_share(modality: str, config: ModalityConfig, statistics: dict[str,
         raise FeatureError(
             f"{unreadable} of {images} images cannot be read, more than max_bad_share = "
             f"{config.max_bad_share:g} of the modality {modality!r} allows; the log names the "
-            "first ones and why"
+            f"first ones and why; repair them, or raise encode.{modality}.max_bad_share "
+            "in a CONFIG with an [encode.NAME] section for every modality"
         )
