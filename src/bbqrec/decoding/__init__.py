@@ -1,7 +1,7 @@
 """Decoding: next-code scores -> ranked, existing items."""
 
 from bbqrec.decoding.beam_search import beam_search
-from bbqrec.decoding.config import RankingConfig
+from bbqrec.decoding.config import RankBy, RankingConfig
 from bbqrec.decoding.exhaustive import score_every_item
 from bbqrec.decoding.prefix_index import PrefixIndex
 from bbqrec.decoding.rankers import (
@@ -20,6 +20,7 @@ __all__ = [
     "GenerativeModel",
     "GenerativeRanker",
     "PrefixIndex",
+    "RankBy",
     "RankingConfig",
     "TwoScoreModel",
     "beam_search",

@@ -6,11 +6,13 @@ from pydantic import Field
 
 from bbqrec.config import Config
 
+RankBy = Literal["generative", "dense", "both"]
+
 
 class RankingConfig(Config):
     """Rank by the dense score, by the generated semantic ID, or by both together."""
 
-    rank_by: Literal["generative", "dense", "both"] = "dense"
+    rank_by: RankBy = "dense"
     beam_width: int = Field(50, ge=1)
     """Prefixes kept per level (`generative`); more are kept if more items are asked for."""
     exhaustive: bool = False

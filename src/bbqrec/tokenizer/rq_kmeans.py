@@ -14,7 +14,7 @@ def fit_rq_kmeans(
     features: list[Features], config: TokenizerConfig, *, seed: int
 ) -> tuple[Assignment, dict[str, Tensor], dict[str, Tensor]]:
     """Semantic IDs from content alone, item vectors ("fused"), and the fitted state."""
-    vectors, _ = side_by_side(features)
+    vectors = _centered(features)
     components = principal_components(vectors, config.dim)
     latent = vectors @ components
     targets = latent[:, None].expand(-1, config.num_levels, -1)
@@ -27,6 +27,19 @@ def fit_rq_kmeans(
     weights = {"components": components}
     weights |= {f"codebooks.{level}": codebook for level, codebook in enumerate(codebooks)}
     return assign(targets, codebooks), {"fused": latent}, weights
+
+
+def _centered(features: list[Features]) -> Float[Tensor, "item dim"]:
+    """Features joined, each modality centered and of the same mean length; missing ones zero.
+
+    Dimensions keep their relative scales, because principal components are about them.
+    """
+    tables = []
+    for f in features:
+        centered = f.vectors - f.vectors[f.is_present].mean(0)
+        length = centered[f.is_present].square().sum(-1).mean().sqrt().clamp(min=1e-12)
+        tables.append(centered / length * f.is_present[:, None])
+    return torch.cat(tables, 1)
 
 
 def side_by_side(

@@ -122,7 +122,10 @@ class BehaviorBoundRecipe:
                 for run, is_present in quantized.runs
             ]
             terms["quantization"] = torch.stack(per_run).mean()
-            cross = cross_stream_loss(streams.vectors, quantized.sums[:, :-1], streams.is_present)
+            drawn = streams.vectors
+            if not config.behavior_aligned:  # then behavior must not reach the encoders
+                drawn = drawn.detach()
+            cross = cross_stream_loss(drawn, quantized.sums[:, :-1], streams.is_present)
             terms["cross"] = config.w_x * 0.25 * cross
         terms |= self._content_losses(batch, content, streams, values)
         if config.w_s > 0:
