@@ -73,6 +73,11 @@ def as_toml(settings: Config, section: str = "") -> str:
             tables.append(as_toml(value, f"{section}.{name}".removeprefix(".")))
             continue
         lines += [f"# {line}" for line in (field.description or "").splitlines()]
+        if isinstance(value, dict) and value:
+            tables += [
+                as_toml(v, f"{section}.{name}.{k}".removeprefix(".")) for k, v in value.items()
+            ]
+            continue
         if value is None or value == {}:
             lines.append(f"# {name} is not set")
         else:

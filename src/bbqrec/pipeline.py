@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bbqrec.bundle import OWN_NAMES, RunFolder, fingerprint
 from bbqrec.config import Config, read_toml
 from bbqrec.data import Dataset, Oracle, PrepareConfig, draw_shop, prepare, write_semantic_ids
-from bbqrec.decoding import RankingConfig
+from bbqrec.decoding import RankBy, RankingConfig, make_ranker
 from bbqrec.errors import ConfigError, DataError, StorageError
 from bbqrec.evaluation import EvaluationConfig, environment, evaluate
 from bbqrec.features import ModalityConfig, default_encoders, encode
@@ -53,6 +53,23 @@ class RunConfig(Config):
     training: TrainingConfig = TrainingConfig()
     ranking: RankingConfig = RankingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    compare: tuple[RankBy, ...] = ()
+    """Further ways of ranking (see `ranking.rank_by`) to evaluate beside the chosen one."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RunConfig":
+        if self.recommender.form == "paper" and {self.ranking.rank_by, *self.compare} != {
+            "generative"
+        }:
+            raise ValueError(
+                'recommender.form "paper" only generates; set ranking.rank_by = "generative"'
+            )
+        source = self.recommender.similarity.source
+        if source == "aligned" and self.tokenizer.method != "bbqrec":
+            raise ValueError(
+                'recommender.similarity.source "aligned" needs tokenizer.method "bbqrec"'
+            )
+        return self
 
 
 def choose_device(name: str) -> str:
@@ -188,7 +205,11 @@ def _encode(run: RunFolder, config: RunConfig, device: str) -> None:
     encoders = config.encode or default_encoders(data)
     files = run.manifest("prepare")["sha256"]
     content = [files.get(name) for name in ("ids.json", "items.parquet", "images.parquet")]
-    key = fingerprint(content, {m: c.model_dump(mode="json") for m, c in encoders.items()})
+    settings = {m: c.model_dump(mode="json") for m, c in encoders.items()}
+    # Vectors brought along and models in a local folder can change under the same name.
+    paths = [Path(c.path or c.encoder) for c in encoders.values()]
+    outside = [_source_fingerprint(path, run) for path in paths if path.exists()]
+    key = fingerprint(content, settings, outside)
     if not _is_done(run, "encode", key):
         with run.write_stage("encode", key) as directory:
             cache = run.checkpoints / "encode"
@@ -270,7 +291,9 @@ def _evaluate(
     references: Mapping[str, Callable[[Dataset], Ranker]],
 ) -> None:
     inputs = [run.manifest(stage)["sha256"] for stage in ("prepare", "train")]
-    key = fingerprint(inputs, config.evaluation, config.ranking, sorted(references))
+    key = fingerprint(
+        inputs, config.evaluation, config.ranking, list(config.compare), sorted(references)
+    )
     if _is_done(run, "evaluate", key):
         _copy_metrics(run)
         return
@@ -284,6 +307,11 @@ def _evaluate(
             "item-kNN": item_knn,
             "BBQRec": recommender.ranker,
         }
+        for rank_by in config.compare:
+            ranking = config.ranking.model_copy(update={"rank_by": rank_by})
+            rankers[f"BBQRec, {rank_by}"] = make_ranker(
+                recommender.model, recommender.semantic_ids, ranking, device=device
+            )
         rankers |= {name: make(dataset) for name, make in references.items()}
         metrics: dict[str, Any] = {
             "seed": config.seed,
