@@ -89,7 +89,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = {6: "https://example.org/p6.png", 7: "../../secret.png"}.get(
             item, f"pics/p{item}.png"
         )
-        title = "" if item == 2 else f"{('red', 'blue', 'green')[item % 3]} thing {item}"
+        title = (
+            ""
+            if item == 2
+            else f"{'[/x]' if item == 8 else ''}{('red', 'blue', 'green')[item % 3]} thing {item}"
+        )
         return [f"u{user}", item_name(item), 1_600_000_000 + draw.randrange(10**6), title, path]
 
     rows = [row(user, draw.randrange(NUM_ITEMS)) for user in range(80) for _ in range(6)]
@@ -282,6 +286,16 @@ def test_recommendations_have_titles_and_log_probabilities(finished: Path) -> No
     )
     assert all(item["item_id"] in table.stdout for item in top["items"])
     assert all(item["title"].endswith(f" thing {item['item_id'][1:]}") for item in top["items"][:1])
+
+
+def test_what_strangers_wrote_is_shown_and_not_obeyed(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "evil.csv").write_text("\x1b[2Juser,[bold]item\n1,2\n")
+
+    table = invoke("recommend", finished, "--history", "i8")
+    sentence = refusal("prepare", tmp_path / "evil.csv", "--out", tmp_path / "run", "-q")
+
+    assert "[/x]" in table.stdout
+    assert "\N{REPLACEMENT CHARACTER}[2Juser, [bold]item" in sentence
 
 
 def test_unknown_items_are_passed_over_and_named(finished: Path) -> None:

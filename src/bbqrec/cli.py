@@ -332,6 +332,7 @@ def _run(
     else:
         values, name = {}, "the settings"
     values = apply_overrides(values, overrides or [])
+    name += " with --set" if overrides else ""
     if seed is not None:
         values["seed"] = seed
     config = RunConfig.parse(values, source=name)

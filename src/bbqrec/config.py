@@ -15,6 +15,8 @@ from bbqrec.storage import read_text
 
 C = TypeVar("C", bound="Config")
 
+MAX_SHOWN_CHARS = 100
+
 
 class Config(BaseModel):
     """Base of every settings model: plain values only, immutable, unknown keys refused."""
@@ -38,8 +40,10 @@ class Config(BaseModel):
 
 
 def _rule(error: Any, model: type[BaseModel]) -> str:
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])  # of a validator, which names what it is about
     if error["type"] != "extra_forbidden":
-        return f"{error['msg']}, but it is {error['input']!r}"
+        return f"{error['msg']}, but it is {repr(error['input'])[:MAX_SHOWN_CHARS]}"
     known: type[BaseModel] | None = model
     for part in error["loc"][:-1]:
         field = known.model_fields.get(str(part)) if known else None

@@ -177,7 +177,7 @@ def check_size(dataset: Dataset, config: RunConfig) -> None:
     if dataset.num_items < depth:
         raise DataError(
             f"the prepared data hold {dataset.num_items} items, but evaluation lists {depth}; "
-            "lower prepare.min_item and prepare.min_user, or bring more data"
+            "lower prepare.min_item and prepare.min_user, list fewer, or bring more data"
         )
     for name, cases in (("validation", dataset.validation), ("test", dataset.test)):
         if not len(cases):

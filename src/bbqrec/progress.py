@@ -1,6 +1,7 @@
 """Progress with time left, on a terminal as a bar and elsewhere as an occasional log line."""
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -22,7 +23,13 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_S = 15.0
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _shown: Progress | None = None
+
+
+def printable(text: str) -> str:
+    """Text from strangers without control characters, which a terminal would obey."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 @contextmanager

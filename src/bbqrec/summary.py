@@ -9,6 +9,7 @@ from rich.text import Text
 
 from bbqrec.bundle import RunFolder
 from bbqrec.evaluation import Evaluation, overall_table
+from bbqrec.progress import printable
 from bbqrec.recommend import Recommendation, Recommender
 from bbqrec.storage import read_json
 
@@ -37,14 +38,19 @@ def recommendation_table(
     title = (
         "popular items (nothing known in the history)" if answer.is_fallback else f"after {read}"
     )
-    table = Table(title=title, title_justify="left")
+    table = Table(title=_plain(title), title_justify="left")
     for name in ("", "item", "title", "log-probability"):
         table.add_column(name, justify="right" if name in ("", "log-probability") else "left")
     for rank, item in enumerate(answer.items, start=1):
         table.add_row(
-            str(rank), Text(item.item_id), Text(item.title), f"{item.log_probability:.3f}"
+            str(rank), _plain(item.item_id), _plain(item.title), f"{item.log_probability:.3f}"
         )
     return table
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """A stranger's text as it is: no markup, nothing a terminal would obey."""
+    return Text(printable(text), style=style)
 
 
 def _titles(recommender: Recommender, item_ids: list[str]) -> list[str]:
@@ -91,7 +97,7 @@ def _encoded(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
         present, missing = int(f.is_present.sum()), int((~f.is_present).sum())
         values[f.modality] = {**f.identity, "dim": f.dim, "present": present, "missing": missing}
         encoder = str(f.identity["encoder"])
-        table.add_row(f.modality, encoder, str(f.dim), f"{present:,}", f"{missing:,}")
+        table.add_row(f.modality, _plain(encoder), str(f.dim), f"{present:,}", f"{missing:,}")
     return values, table
 
 
@@ -145,13 +151,13 @@ def _shoppers(run: RunFolder) -> Table:
     for row, answer in enumerate(recommender.recommend(histories, k=5)):
         target = int(cases.targets[row])
         recommended = [
-            Text(item.title, style="bold green" if item.item_id == dataset.item_ids[target] else "")
+            _plain(item.title, "bold green" if item.item_id == dataset.item_ids[target] else "")
             for item in answer.items
         ]
         table.add_row(
-            Text(dataset.user_ids[int(cases.users[row])]),
-            Text("\n").join(map(Text, _titles(recommender, histories[row][-5:]))),
+            _plain(dataset.user_ids[int(cases.users[row])]),
+            Text("\n").join(map(_plain, _titles(recommender, histories[row][-5:]))),
             Text("\n").join(recommended),
-            Text(dataset.titles[target]),
+            _plain(dataset.titles[target]),
         )
     return table

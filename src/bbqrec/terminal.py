@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from bbqrec.allocator import keep_heap
 from bbqrec.errors import BBQRecError
-from bbqrec.progress import shown_on
+from bbqrec.progress import printable, shown_on
 
 screen = Console(stderr=True)
 
@@ -57,8 +57,8 @@ def session(quiet: bool) -> Iterator[None]:
 
 
 def say(sentence: str, *, label: str = "") -> None:
-    """One line on stderr, however long, with nothing in it taken for markup."""
-    screen.print(f"{label}{escape(sentence)}", soft_wrap=True)
+    """One line on stderr, however long, with nothing in it taken for markup or a control code."""
+    screen.print(f"{label}{escape(printable(sentence))}", soft_wrap=True)
 
 
 def _told(sentence: str, exit_code: int) -> typer.Exit:
