@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -578,11 +579,17 @@ def test_a_mistake_of_ours_keeps_its_traceback(run: Path, monkeypatch: pytest.Mo
     assert "please report it" in result.stderr
 
 
+@pytest.mark.parametrize("is_swallowed", [False, True])
 def test_ctrl_c_leaves_a_run_that_continues(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, monkeypatch: pytest.MonkeyPatch, is_swallowed: bool
 ) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if is_swallowed:
+                raise RuntimeError("a library was stopped midway") from None
+            raise
 
     shutil.rmtree(run / "evaluation")
     with monkeypatch.context() as patch:

@@ -2,8 +2,11 @@
 
 import errno
 import logging
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 
 import typer
 from rich.console import Console
@@ -30,37 +33,59 @@ def session(quiet: bool) -> Iterator[None]:
         handlers=[handler],
         force=True,
     )
+    interrupts: list[int] = []
     try:
-        if quiet:
+        with _interrupts_noted(interrupts), nullcontext() if quiet else shown_on(screen):
             yield
-        else:
-            with shown_on(screen):
-                yield
-    except BBQRecError as error:
-        raise _told(str(error), error.exit_code) from None
-    except OSError as error:
-        if error.errno == errno.EPIPE:  # whoever read stdout has gone
+    except (Exception, KeyboardInterrupt) as error:
+        # A library that is stopped midway may raise anything in place of the interrupt.
+        code = _explain(KeyboardInterrupt() if interrupts else error)
+        if code is None:
             raise
+        raise typer.Exit(code) from None
+
+
+@contextmanager
+def _interrupts_noted(interrupts: list[int]) -> Iterator[None]:
+    previous = signal.getsignal(signal.SIGINT)
+    is_ours = previous is signal.default_int_handler
+    if not is_ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _explain(error: BaseException) -> int | None:
+    """Say what went wrong; the exit code, or None for an error that should show its traceback."""
+    label = "[bold red]error:[/] "
+    if isinstance(error, KeyboardInterrupt):
+        say("stopped; the same command continues where it left off")
+        return 130
+    if isinstance(error, BBQRecError):
+        say(str(error), label=label)
+        return error.exit_code
+    if isinstance(error, OSError) and error.errno != errno.EPIPE:  # whoever read stdout has gone
         where = f"{error.filename}: " if error.filename else ""
         reason = f"{where}{error.strerror or error}"
-        raise _told(f"{reason}; check that path, its permissions and the disk", 2) from None
-    except MemoryError:
-        raise _told(
-            "the memory is not enough; lower batch sizes or use a larger machine", 2
-        ) from None
-    except KeyboardInterrupt:
-        say("stopped; the same command continues where it left off")
-        raise typer.Exit(130) from None
-    except Exception:
+        say(f"{reason}; check that path, its permissions and the disk", label=label)
+        return 2
+    if isinstance(error, MemoryError):
+        say("there is too little memory; lower the batch sizes or the widths", label=label)
+        return 2
+    if not isinstance(error, OSError):
         say("this is a mistake in bbqrec, not yours: please report it with what follows")
-        raise
+    return None
 
 
 def say(sentence: str, *, label: str = "") -> None:
     """One line on stderr, however long, with nothing in it taken for markup or a control code."""
     screen.print(f"{label}{escape(printable(sentence))}", soft_wrap=True)
-
-
-def _told(sentence: str, exit_code: int) -> typer.Exit:
-    say(sentence, label="[bold red]error:[/] ")
-    return typer.Exit(exit_code)
