@@ -278,7 +278,11 @@ def _end_epoch(
         best.clear()
         best.update({k: v.detach().clone() for k, v in recipe.model.state_dict().items()})
     state.log.append(row)
-    logger.info("%s", ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
+    logger.debug("%s", ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
+    if "score" in metrics:
+        shown = [f"{name} {row[name]:.4f}" for name in metrics if name != "score"]
+        mark = ", the best so far" if state.best_epoch == state.epoch else ""
+        logger.info("epoch %d: %s%s", state.epoch + 1, ", ".join(shown), mark)
     state.epoch += 1
     state.batch = 0
 
