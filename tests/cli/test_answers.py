@@ -1,0 +1,183 @@
+"""Requests are answered, one or a file of them, or refused in one sentence."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from command_line import COMMA, NUM_ITEMS, answer, invoke, item_name, refusal
+
+from bbqrec.cli import app
+
+
+def test_recommendations_have_titles_and_log_probabilities(finished: Path) -> None:
+    ask = ("recommend", finished, "--history", f'["{COMMA}", "i7"]')
+
+    top = answer(*ask, "-k", "5")
+    everything = answer(*ask, "-k", str(NUM_ITEMS), "--include-seen")
+    table = invoke(*ask, "-k", "5")
+
+    assert len(top["items"]) == 5
+    assert not {item["item_id"] for item in top["items"]} & {COMMA, "i7"}
+    scores = [item["log_probability"] for item in everything["items"]]
+    assert scores == sorted(scores, reverse=True)
+    assert {item["item_id"] for item in everything["items"]} == set(
+        map(item_name, range(NUM_ITEMS))
+    )
+    assert all(item["item_id"] in table.stdout for item in top["items"])
+    assert all(item["title"].endswith(f" thing {item['item_id'][1:]}") for item in top["items"][:1])
+
+
+def test_what_strangers_wrote_is_shown_and_not_obeyed(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "evil.csv").write_text("\x1b[2Juser,[bold]item\n1,2\n")
+
+    table = invoke("recommend", finished, "--history", "i8")
+    sentence = refusal("prepare", tmp_path / "evil.csv", "--out", tmp_path / "run", "-q")
+
+    assert "[/x]" in table.stdout
+    assert "\N{REPLACEMENT CHARACTER}[2Juser, [bold]item" in sentence
+
+
+def test_unknown_items_are_passed_over_and_named(finished: Path) -> None:
+    known = answer("recommend", finished, "--history", "i6,i7")
+
+    mixed = answer("recommend", finished, "--history", "i6, zz\udcff ,i7")
+
+    assert mixed["items"] == known["items"]
+    assert mixed["unknown_items"] == ["zz?"]
+    assert answer("recommend", finished, "--history", "[]")["is_fallback"]
+
+
+def test_only_allowed_items_are_recommended(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "allow.txt").write_text("i6\r\n i7 \n\nno such item\n")
+    ask = ("recommend", finished, "--history", "i6", "--allow", tmp_path / "allow.txt")
+
+    unseen, everything = answer(*ask), answer(*ask, "--include-seen")
+
+    assert [item["item_id"] for item in unseen["items"]] == ["i7"]
+    assert {item["item_id"] for item in everything["items"]} == {"i6", "i7"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--history", "zz,yy"], "none of the 2 items in the history is in the catalog (zz, yy)"),
+        (["--history", COMMA], "give ids that hold commas as a JSON list"),
+        (["--history", '["i6"'], "begins like a JSON list but is not one"),
+        (["--history", "[null]"], "must be a JSON list of item ids"),
+        (["--history", "i6", "-k", "41"], "k must lie between 1 and the 40 items"),
+        (["--history", "i6", "-k", "0"], "k must lie between 1 and the 40 items"),
+        (["--history", "i6", "--users", "u.csv"], "give either --history or --users"),
+        (["--history", "i6", "--out", "o.jsonl"], "--out goes with --users"),
+        (["--history", "i6", "--device", "tpu"], "there are cpu, cuda"),
+        (["--history", "i6", "--allow", "empty.txt"], "empty.txt names no item"),
+        (["--history", "i6", "--allow", "nothing.txt"], "nothing.txt is missing"),
+        (["--users", "u.csv"], "--users needs --out"),
+        (["--users", "u.csv", "--out", "o.csv"], "ends in .parquet or .jsonl"),
+        (["--users", "none.csv", "--out", "o.jsonl"], "none.csv does not exist"),
+        (["--users", "empty.txt", "--out", "o.jsonl"], "empty.txt is empty"),
+        (["--users", "bad.jsonl", "--out", "o.jsonl"], "names no user to recommend to; line 1"),
+        (["--users", "u.jsonl", "--out", "u.jsonl"], "would replace the users"),
+    ],
+)
+def test_a_request_that_cannot_be_answered_is_one_sentence(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").touch()
+    Path("u.csv").write_text("user_id,history\na,i6\n")
+    Path("u.jsonl").write_text('{"user_id": "a", "history": ["i6"]}\n')
+    Path("bad.jsonl").write_text("nonsense\n")
+    before = sorted(os.listdir())
+
+    assert message in refusal("recommend", finished, *arguments)
+
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("out", ["answers.jsonl", "answers.parquet"])
+def test_a_batch_answers_every_user(finished: Path, tmp_path: Path, kind: str, out: str) -> None:
+    users = tmp_path / f"users.{kind}"
+    histories: dict[str, list[Any] | None] = {
+        "good": ["i6", "zz", "i7"],
+        "unknown": ["zz"],
+        "empty": [],
+        "null": None,
+    }
+    if kind == "jsonl":
+        lines = [json.dumps({"user_id": u, "history": h}) for u, h in histories.items()]
+        users.write_text("\n".join([*lines, "nonsense", '{"user_id": "odd", "history": [1.5]}']))
+    elif kind == "csv":
+        users.write_text(
+            "user_id,item_id,timestamp\ngood,i7,9\ngood,i6,5\nunknown,zz,1\nempty,,1\nnull,,\n"
+            "odd,,1\n,i7,2\ngood,zz,7\n"
+        )
+    else:
+        rows = {**histories, "odd": [None]}
+        pl.DataFrame({"user_id": list(rows), "history": list(rows.values())}).write_parquet(users)
+
+    counts = answer("recommend", finished, "--users", users, "--out", tmp_path / out, "-k", "3")
+
+    frame = pl.read_ndjson(tmp_path / out) if out.endswith("l") else pl.read_parquet(tmp_path / out)
+    by_user = dict(frame.group_by("user_id").agg(pl.col("is_fallback").any()).iter_rows())
+    alone = answer("recommend", finished, "--history", "i6,i7", "-k", "3")["items"]
+    good = frame.filter(pl.col("user_id") == "good")
+    assert by_user == {"good": False, "unknown": True, "empty": True, "null": True, "odd": True}
+    assert good["item_id"].to_list() == [item["item_id"] for item in alone]
+    assert good["rank"].to_list() == [1, 2, 3]
+    assert set(frame.columns) == {
+        *("user_id", "rank", "item_id", "title", "log_probability", "is_fallback")
+    }
+    assert counts == {
+        "users": 5,
+        "popular_instead": 4,
+        "users_without_items": 0,
+        "unknown_items_in_histories": 2,
+        "out": str(tmp_path / out),
+    }
+
+
+def test_a_batch_without_anything_to_recommend_is_refused(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "allow.txt").write_text("i6\n")
+    (tmp_path / "users.jsonl").write_text('{"user_id": "a", "history": ["i6"]}\n')
+    files = ("--users", tmp_path / "users.jsonl", "--out", tmp_path / "out.parquet")
+
+    sentence = refusal("recommend", finished, *files, "--allow", tmp_path / "allow.txt")
+
+    assert "nothing is left to recommend" in sentence
+    assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize("stage", ["encode", "tokenize", "train", "evaluate", "report"])
+def test_every_command_prints_one_json_document(run: Path, stage: str) -> None:
+    assert answer(stage, run)
+
+
+def test_a_copied_run_recommends_from_anywhere(finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "mañana 日本 [x] [bold]" / "rün")
+
+    moved = answer("recommend", copy, "--history", "i6")
+
+    assert moved == answer("recommend", finished, "--history", "i6")
+    assert answer("report", copy)
+    assert "[bold]" in refusal("recommend", copy.parent / "none", "--history", "i6")
+
+
+COMMANDS = sorted(c.callback.__name__ for c in app.registered_commands if c.callback)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_by_example(command: str) -> None:
+    result = invoke(command, "--help")
+
+    assert result.exit_code == 0
+    _, _, text = " ".join(result.stdout.split()).partition("Usage: ")
+    assert f" bbqrec {command}" in text
