@@ -49,6 +49,8 @@ class RecommenderConfig(Config):
         decoder: what writes the codes in `one_pass`: a "transformer" or a "light" network.
         use_id, use_content, use_codes: which parts an item's vector is the sum of (`one_pass`).
         id_dropout: chance in training that an item is seen without its own vector.
+        user_start: where training begins: users beside their "last_item", which suits items that
+            are followed by their like, or in a "random" direction.
         temperature: divides the cosine of user and item vectors in the dense score.
     """
 
@@ -69,6 +71,7 @@ class RecommenderConfig(Config):
     use_content: bool = True
     use_codes: bool = True
     id_dropout: float = Field(0.2, ge=0, lt=1)
+    user_start: Literal["last_item", "random"] = "last_item"
     temperature: float = Field(0.05, gt=0)
     learn_temperature: bool = False
     similarity: SimilarityConfig = SimilarityConfig()

@@ -50,8 +50,10 @@ class OnePassRecommender(SequenceModel):
             else CodeDecoder(config)
         )
         self.user_projection = nn.Linear(width, width, bias=False)
-        # At first a user is close to the last item read, hence to items of like content and codes.
-        nn.init.eye_(self.user_projection.weight)
+        if config.user_start == "last_item":
+            nn.init.eye_(self.user_projection.weight)
+        else:
+            nn.init.normal_(self.user_projection.weight, std=width**-0.5)
         self._remembered: tuple[object, Tensor] | None = None
         log_temperature = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
