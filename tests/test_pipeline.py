@@ -13,6 +13,7 @@ from tiny_run import TINY, draw_tiny_shop, tiny_config
 
 from bbqrec.bundle import STAGE_FOLDERS, RunFolder
 from bbqrec.config import as_toml, read_toml
+from bbqrec.data import write_index_json
 from bbqrec.errors import BBQRecError, CorruptArtifactError, SemanticIdError, StorageError
 from bbqrec.pipeline import RunConfig, find_config, run_stages
 from bbqrec.recommend import Recommender
@@ -172,6 +173,22 @@ def test_only_allowed_items_are_recommended(finished: RunFolder) -> None:
     answer = recommender.recommend([[recommender.dataset.item_ids[5]]], k=10, allowed=allowed)[0]
 
     assert {item.item_id for item in answer.items} == set(allowed[1:])
+
+
+def test_semantic_ids_made_elsewhere_are_used_as_ours(prepared: RunFolder, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(prepared.directory, run.directory)
+    item_ids = run.dataset().item_ids
+    codes = torch.tensor([[item % 8, item // 8] for item in range(len(item_ids))])
+    elsewhere = tmp_path / "shop.index.json"
+    write_index_json(elsewhere, item_ids, SemanticIds(codes, (8, 8)))
+    config = tiny_config().model_copy(update={"semantic_ids": str(elsewhere)})
+
+    run_stages(run, config, source=None, until="train")
+
+    assert torch.equal(run.trained_semantic_ids().codes.long(), codes)
+    known = item_ids[:2]
+    assert len(Recommender.from_pretrained(run.directory).recommend([known], k=5)[0].items) == 5
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL])

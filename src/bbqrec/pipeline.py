@@ -5,15 +5,25 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from bbqrec.bundle import OWN_NAMES, RunFolder, fingerprint
 from bbqrec.config import Config, read_toml
-from bbqrec.data import Dataset, Oracle, PrepareConfig, draw_shop, prepare, write_semantic_ids
+from bbqrec.data import (
+    Dataset,
+    Oracle,
+    PrepareConfig,
+    draw_shop,
+    prepare,
+    read_semantic_ids,
+    write_semantic_ids,
+)
 from bbqrec.decoding import RankBy, RankingConfig, make_ranker
 from bbqrec.errors import ConfigError, DataError, StorageError
 from bbqrec.evaluation import EvaluationConfig, environment, evaluate
@@ -22,10 +32,12 @@ from bbqrec.ranking import Ranker
 from bbqrec.recommend import Recommender
 from bbqrec.recommender import RecommenderConfig, fit_popularity, tune_item_knn
 from bbqrec.report import write_report
+from bbqrec.semantic_ids import SemanticIds
 from bbqrec.storage import (
     new_directory,
     read_bytes,
     read_json,
+    sha256_file,
     sha256_json,
     write_bytes,
     write_json,
@@ -38,6 +50,7 @@ from bbqrec.training.tokenizer import fit_tokenizer
 logger = logging.getLogger(__name__)
 
 VALIDATION_DEPTH = 10  # while training
+TRUTH = ("truth.json", "truth.safetensors")
 STAGES = ("prepare", "encode", "tokenize", "train", "evaluate", "report")
 
 
@@ -53,6 +66,8 @@ class RunConfig(Config):
     training: TrainingConfig = TrainingConfig()
     ranking: RankingConfig = RankingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    semantic_ids: str | None = None
+    """Semantic IDs made elsewhere (semantic_ids.parquet or .index.json), not to be learned here."""
     compare: tuple[RankBy, ...] = ()
     """Further ways of ranking (see `ranking.rank_by`) to evaluate beside the chosen one."""
 
@@ -65,9 +80,13 @@ class RunConfig(Config):
                 'recommender.form "paper" only generates; set ranking.rank_by = "generative"'
             )
         source = self.recommender.similarity.source
-        if source == "aligned" and self.tokenizer.method != "bbqrec":
+        learned = set() if self.semantic_ids else {"quantized"}
+        if learned and self.tokenizer.method == "bbqrec":
+            learned.add("aligned")
+        if source in ("aligned", "quantized") and source not in learned:
             raise ValueError(
-                'recommender.similarity.source "aligned" needs tokenizer.method "bbqrec"'
+                f'recommender.similarity.source "{source}" needs vectors that this tokenizer does '
+                'not learn; use "features" or "codes"'
             )
         return self
 
@@ -94,13 +113,11 @@ def run_stages(
     source: Path | None,
     device: str = "cpu",
     until: str = "report",
-    references: Mapping[str, Callable[[Dataset], Ranker]] | None = None,
 ) -> None:
     """Bring every stage up to `until` up to date.
 
     Args:
         source: raw data or a dataset folder; None continues from the run's prepared data.
-        references: further models for the evaluation's table, made from the prepared data.
 
     Raises:
         BBQRecError: of the stage that cannot be done; earlier stages stay finished.
@@ -111,7 +128,7 @@ def run_stages(
             "encode": lambda: _encode(run, config, device),
             "tokenize": lambda: _tokenize(run, config, device),
             "train": lambda: _train(run, config, device),
-            "evaluate": lambda: _evaluate(run, config, device, references or {}),
+            "evaluate": lambda: _evaluate(run, config, device),
             "report": lambda: write_report(run),
         }
         for stage in STAGES[: STAGES.index(until) + 1]:
@@ -133,13 +150,7 @@ def run_demo(out: Path, *, seed: int, device: str = "cpu") -> None:
         with new_directory(shop) as directory:
             draw_shop(directory, seed=seed)
             write_json(directory / "drawn.json", {"seed": seed})
-    run_stages(
-        RunFolder(out),
-        config,
-        source=shop,
-        device=device,
-        references={"oracle": lambda dataset: Oracle.load(shop, dataset.item_ids)},
-    )
+    run_stages(RunFolder(out), config, source=shop, device=device)
 
 
 def find_config(name: str) -> Path:
@@ -165,6 +176,9 @@ def _prepare(run: RunFolder, config: RunConfig, source: Path | None, until: str)
         if not _is_done(run, "prepare", key):
             with run.write_stage("prepare", key) as directory:
                 prepare(source, directory, config.prepare)
+                if (source / "drawn.json").is_file():  # what the oracle knows of a drawn shop
+                    for name in TRUTH:
+                        shutil.copyfile(source / name, directory / name)
     # Not before: settings under which nothing could be prepared are not those of this run.
     write_json(run.config_path, config.model_dump(mode="json"))
     if STAGES.index(until) >= STAGES.index("train"):
@@ -218,10 +232,16 @@ def _encode(run: RunFolder, config: RunConfig, device: str) -> None:
 
 def _tokenize(run: RunFolder, config: RunConfig, device: str) -> None:
     dataset = run.dataset()
-    key = fingerprint(
-        dataset.fingerprint, run.manifest("encode")["sha256"], config.tokenizer, config.seed
-    )
+    features = run.manifest("encode")["sha256"]
+    key = fingerprint(dataset.fingerprint, features, config.tokenizer, config.seed)
+    if config.semantic_ids is not None:
+        key = fingerprint(dataset.fingerprint, sha256_file(Path(config.semantic_ids)))
     if _is_done(run, "tokenize", key):
+        return
+    if config.semantic_ids is not None:
+        with run.write_stage("tokenize", key) as directory:
+            ids = read_semantic_ids(Path(config.semantic_ids), dataset.item_ids)
+            _write_tokens(directory, dataset, ids, {}, {}, {"collision_rate": ids.collision_rate})
         return
     checkpoints = run.checkpoints / f"tokenize-{key[:16]}"
     with run.write_stage("tokenize", key) as directory:
@@ -233,14 +253,26 @@ def _tokenize(run: RunFolder, config: RunConfig, device: str) -> None:
             device=device,
             work_dir=checkpoints,
         )
-        fitted.semantic_ids.save(directory / "semantic_ids.safetensors")
-        write_semantic_ids(
-            directory / "semantic_ids.parquet", dataset.item_ids, fitted.semantic_ids
-        )
-        write_tensors(directory / "weights.safetensors", fitted.weights)
-        write_tensors(directory / "item_vectors.safetensors", fitted.item_vectors)
-        write_json(directory / "health.json", fitted.health)
+        _write_tokens(directory, dataset, *fitted)
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _write_tokens(
+    directory: Path,
+    dataset: Dataset,
+    ids: SemanticIds,
+    item_vectors: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    health: dict[str, Any],
+) -> None:
+    ids.save(directory / "semantic_ids.safetensors")
+    if find_spec("polars"):
+        write_semantic_ids(directory / "semantic_ids.parquet", dataset.item_ids, ids)
+    else:
+        logger.warning("polars is not installed, so semantic_ids.parquet is not written")
+    write_tensors(directory / "weights.safetensors", weights)
+    write_tensors(directory / "item_vectors.safetensors", item_vectors)
+    write_json(directory / "health.json", health)
 
 
 def _train(run: RunFolder, config: RunConfig, device: str) -> None:
@@ -288,12 +320,9 @@ def _evaluate(
     run: RunFolder,
     config: RunConfig,
     device: str,
-    references: Mapping[str, Callable[[Dataset], Ranker]],
 ) -> None:
     inputs = [run.manifest(stage)["sha256"] for stage in ("prepare", "train")]
-    key = fingerprint(
-        inputs, config.evaluation, config.ranking, list(config.compare), sorted(references)
-    )
+    key = fingerprint(inputs, config.evaluation, config.ranking, list(config.compare))
     if _is_done(run, "evaluate", key):
         _copy_metrics(run)
         return
@@ -312,7 +341,8 @@ def _evaluate(
             rankers[f"BBQRec, {rank_by}"] = make_ranker(
                 recommender.model, recommender.semantic_ids, ranking, device=device
             )
-        rankers |= {name: make(dataset) for name, make in references.items()}
+        if (run.folder("prepare") / TRUTH[0]).is_file():
+            rankers["oracle"] = Oracle.load(run.folder("prepare"), dataset.item_ids)
         metrics: dict[str, Any] = {
             "seed": config.seed,
             "environment": environment(),

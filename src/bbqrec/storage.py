@@ -99,7 +99,7 @@ def write_tensors(
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    write_bytes(path, save(own, metadata=dict(metadata or {})))
+    write_bytes(path, save(own, metadata=dict(metadata) if metadata else None))
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
