@@ -54,8 +54,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`value` as indented JSON with sorted keys; numpy arrays and scalars allowed."""
-    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    """`value` as indented JSON in its own order; numpy arrays and scalars allowed."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
     write_bytes(path, orjson.dumps(value, option=options) + b"\n")
 
 
