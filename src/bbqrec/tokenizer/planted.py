@@ -21,8 +21,9 @@ MODALITIES = ("image", "text")
 
 
 # Item vectors start at random here: started at co-occurrence they carry the factor themselves, and
-# the aligned encoders are asked for less of it (R^2 .79). Small enough for seconds on one core. The contrast is weighted up because the catalog is tiny, and
-# the information because its nats are summed over an eighth of the usual specific dimensions.
+# the aligned encoders are asked for less of it (R^2 .79). Small enough for seconds on one core.
+# The contrast is weighted up because the catalog is tiny, and the information because its nats
+# are summed over an eighth of the usual specific dimensions.
 PLANTED_CONFIG = TokenizerConfig(
     id_start="random",
     num_levels=3,
