@@ -19,7 +19,7 @@ interval. item-kNN is tuned on validation, for each data set anew.
 """
 
 
-def describe(run: Path) -> str:
+def describe(run: Path, note: str) -> str:
     """One run: its command, what it ran on, and its tables."""
     metrics: dict[str, Any] = read_json(run / "metrics.json")
     health = read_json(run / "tokenizer" / "health.json")
@@ -31,7 +31,7 @@ def describe(run: Path) -> str:
         f"## {run.name}",
         f"`bbqrec run configs/{run.name}.toml --data DATA --out runs/{run.name}`",
         f"Seed {metrics['seed']}, finished {manifest['finished'][:10]}, {about_line(about)}.",
-        "Wall time in seconds, with other jobs on the same two cores: "
+        f"Wall time in seconds{note}: "
         + ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in wall.items())
         + f"; together {sum(wall.values()) / 60:.0f} minutes.",
         f"{model['num_parameters']:,} parameters; best epoch {model['best_epoch'] + 1}; item-kNN "
@@ -71,9 +71,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/results.md"))
+    parser.add_argument("--note", help="what else the machine did, said beside the wall times")
     arguments = parser.parse_args()
+    note = f" ({arguments.note})" if arguments.note else ""
     names = " ".join(str(run) for run in arguments.runs)
-    parts = [HEAD.format(runs=names), *(describe(run) for run in arguments.runs)]
+    parts = [HEAD.format(runs=names), *(describe(run, note) for run in arguments.runs)]
     write_bytes(arguments.out, "\n".join(parts).encode())
 
 

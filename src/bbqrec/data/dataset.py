@@ -18,7 +18,6 @@ from bbqrec.ranking import Histories
 from bbqrec.storage import read_json, read_tensors, sha256_json, write_json, write_tensors
 
 FORMAT_VERSION = 1
-SPLITS = ("train", "validation", "test")
 
 
 class Sequences(NamedTuple):
