@@ -310,6 +310,7 @@ def _train(run: RunFolder, config: RunConfig, device: str) -> None:
                 "semantic_ids": tables.semantic_ids.fingerprint,
                 "num_parameters": sum(p.numel() for p in model.parameters()),
                 "best_epoch": fitted.fit.best_epoch,
+                "repeat_bias": model.learned_repeats(),
                 "environment": environment(),
             },
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from bbqrec.ranking import Histories
 from bbqrec.semantic_ids import SemanticIds
 
 NUM_ROWS = 499
@@ -80,7 +81,8 @@ class RandomModel(nn.Module):
             state = (state * 31 + codes + 1) % 1_000_003
         return scores
 
-    def dense_scores(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def dense_scores(self, histories: Histories) -> Tensor:
+        items, lengths = histories.latest(self.max_history)
         return self.item_table[self._hash(items, lengths) % NUM_ROWS]
 
 

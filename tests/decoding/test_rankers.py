@@ -25,7 +25,7 @@ def full_table(model: RandomModel, histories: Histories, rank_by: str) -> torch.
     items, lengths = histories.latest(model.max_history)
     every_item = torch.arange(len(model.ids)).expand(histories.num_users, -1)
     generative = model.score_items(items, lengths, every_item)
-    dense = model.dense_scores(items, lengths)
+    dense = model.dense_scores(histories)
     return {"generative": generative, "dense": dense, "both": dense + 0.5 * generative}[rank_by]
 
 

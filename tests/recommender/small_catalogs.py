@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bbqrec.ranking import Histories
 from bbqrec.recommender import (
     ItemTables,
     RecommenderConfig,
@@ -18,6 +19,7 @@ HISTORIES = torch.tensor(
     [[3, 7, 1, 7, 20], [5, 6, -1, -1, -1], [9, 8, 30, 2, -1], [-1, -1, -1, -1, -1]]
 )
 LENGTHS = torch.tensor([5, 2, 4, 0])
+RAGGED = Histories(HISTORIES[HISTORIES >= 0], torch.tensor([0, 5, 7, 11, 11]))
 NARROW = {"d_model": 16, "num_heads": 2, "head_dim": 8, "d_ff": 24}
 ONE_PASS = RecommenderConfig(**NARROW, num_encoder_layers=2, num_decoder_layers=2)
 LEVEL = ONE_PASS.model_copy(update={"normalize": "level"})
@@ -55,10 +57,12 @@ def edges_of(config: RecommenderConfig, tables: ItemTables) -> dict[str, Tensor]
 def random_model(
     config: RecommenderConfig, tables: ItemTables | None = None, *, seed: int = 0
 ) -> SequenceModel:
-    """Weights drawn from `seed`, those of the similarity tables included; dropout off."""
+    """Weights drawn from `seed`, those that training starts at 0 included; dropout off."""
     tables = random_tables() if tables is None else tables
     torch.manual_seed(seed)
     model = build_recommender(config, tables, edges_of(config, tables)).eval()
     for table in model.similarity_tables().values():
         torch.nn.init.normal_(table)
+    if getattr(model, "repeat_bias", None) is not None:
+        torch.nn.init.normal_(model.repeat_bias)
     return model

@@ -11,12 +11,21 @@ from small_catalogs import (
     LIGHT,
     NUM_ITEMS,
     ONE_PASS,
+    RAGGED,
     random_model,
     random_tables,
 )
 
 from bbqrec.errors import ConfigError, FeatureError
-from bbqrec.recommender import OnePassRecommender, RecommenderConfig, build_recommender
+from bbqrec.ranking import Histories
+from bbqrec.recommender import (
+    OnePassRecommender,
+    RecommenderConfig,
+    build_recommender,
+    dense_logits,
+    find_repeats,
+)
+from bbqrec.recommender.transformer import Dropout
 
 TARGETS = torch.where(HISTORIES >= 0, (HISTORIES * 7 + 3) % NUM_ITEMS, -1)
 
@@ -28,9 +37,11 @@ def test_every_position_answers_as_its_prefix_alone(config: RecommenderConfig) -
 
     output = model(HISTORIES, TARGETS, start_targets=start_targets)
 
-    dense = model.dense_logits(output.user_states).log_softmax(-1)
     wanted = torch.cat([start_targets[:, None], TARGETS], 1)
     rows, lengths = (wanted >= 0).nonzero(as_tuple=True)
+    repeats = find_repeats(RAGGED, rows, lengths)
+    dense = dense_logits(output.user_states, model.output_table(), model.repeat_bias, repeats)
+    dense = dense.log_softmax(-1)
     labels = model.code_targets(output.targets)
     scores = output.code_logits.log_softmax(-1).gather(-1, labels[:, :, None]).sum((1, 2))
     for entry, (row, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
@@ -40,7 +51,7 @@ def test_every_position_answers_as_its_prefix_alone(config: RecommenderConfig) -
         assert output.targets[entry] == target
         alone = model.score_items(prefix, torch.tensor([length]), target.view(1, 1))
         torch.testing.assert_close(scores[entry], alone[0, 0], atol=1e-5, rtol=1e-5)
-        alone = model.dense_scores(prefix, torch.tensor([length]))[0]
+        alone = model.dense_scores(Histories(HISTORIES[row, :length], torch.tensor([0, length])))[0]
         torch.testing.assert_close(dense[entry], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -48,7 +59,7 @@ def test_the_dense_score_is_the_cosine_of_user_and_item() -> None:
     model = random_model(ONE_PASS)
     output = model(HISTORIES, TARGETS, with_codes=False)
 
-    logits = model.dense_logits(output.user_states)
+    logits = dense_logits(output.user_states, model.output_table(), None, None)
 
     table = model.item_table()
     for item in (0, 17, NUM_ITEMS - 1):
@@ -88,9 +99,7 @@ def test_content_of_a_missing_modality_is_never_read() -> None:
         poisoned.content[name][~is_present] = 1e3
         poisoned.similarity[name][~is_present] = 1e3
 
-    clean, same = (
-        random_model(ONE_PASS, t).dense_scores(HISTORIES, LENGTHS) for t in (tables, poisoned)
-    )
+    clean, same = (random_model(ONE_PASS, t).dense_scores(RAGGED) for t in (tables, poisoned))
 
     assert torch.equal(clean, same)
 
@@ -128,16 +137,16 @@ def test_item_vectors_are_remembered_only_while_no_weight_changes() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
 
     with torch.inference_mode():
-        before = model.dense_scores(HISTORIES, LENGTHS)
-        again = model.dense_scores(HISTORIES, LENGTHS)
+        before = model.dense_scores(RAGGED)
+        again = model.dense_scores(RAGGED)
     model.train()
-    model.dense_logits(torch.ones(1, ONE_PASS.d_model)).amax().backward()
+    model.output_table().amax().backward()
     optimizer.step()
     model.eval()
     with torch.inference_mode():
-        after = model.dense_scores(HISTORIES, LENGTHS)
+        after = model.dense_scores(RAGGED)
     with torch.enable_grad():
-        expected = model.dense_scores(HISTORIES, LENGTHS)
+        expected = model.dense_scores(RAGGED)
 
     assert torch.equal(before, again)
     torch.testing.assert_close(after, expected)
@@ -177,7 +186,10 @@ def test_every_weight_learns(name: str) -> None:
     if isinstance(model, OnePassRecommender):
         output = model(HISTORIES, TARGETS, start_targets=targets)
         logits, labels = output.code_logits, model.code_targets(output.targets)
-        dense = F.cross_entropy(model.dense_logits(output.user_states), output.targets)
+        wanted = torch.cat([targets[:, None], TARGETS], 1)
+        repeats = find_repeats(RAGGED, *(wanted >= 0).nonzero(as_tuple=True))
+        scores = dense_logits(output.user_states, model.output_table(), model.repeat_bias, repeats)
+        dense = F.cross_entropy(scores, output.targets)
     else:
         logits, labels = model(HISTORIES, LENGTHS, targets), model.code_targets(targets)
         dense = torch.zeros(())
@@ -186,3 +198,17 @@ def test_every_weight_learns(name: str) -> None:
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not silent
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.1, 0.3, 0.5])
+def test_dropout_keeps_the_mean_and_drops_the_share(probability: float) -> None:
+    torch.manual_seed(0)
+    dropout = Dropout(probability)
+    x = torch.ones(1001, 101)
+
+    dropped = dropout(x)
+
+    assert abs((dropped == 0).float().mean() - probability) < 0.005
+    assert abs(dropped.mean() - 1) < 0.01
+    assert len(dropped.unique()) == (2 if probability else 1)
+    assert torch.equal(dropout.eval()(x), x)

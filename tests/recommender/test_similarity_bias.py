@@ -12,6 +12,7 @@ from small_catalogs import (
     LENGTHS,
     NUM_ITEMS,
     ONE_PASS,
+    RAGGED,
     edges_of,
     random_histories,
     random_model,
@@ -49,12 +50,12 @@ def test_a_fresh_model_starts_at_the_plain_one_and_learned_tables_leave_it(form:
     plain = random_model(with_similarity(ONE_PASS, enabled=False))
     biased = random_model(with_similarity(ONE_PASS, form=form))
     biased.load_state_dict(plain.state_dict(), strict=False)
-    expected = plain.dense_scores(HISTORIES, LENGTHS)
+    expected = plain.dense_scores(RAGGED)
 
-    learned = biased.dense_scores(HISTORIES, LENGTHS)
+    learned = biased.dense_scores(RAGGED)
     for table in biased.similarity_tables().values():
         torch.nn.init.zeros_(table)
-    fresh = biased.dense_scores(HISTORIES, LENGTHS)
+    fresh = biased.dense_scores(RAGGED)
 
     torch.testing.assert_close(fresh, expected)
     assert (learned - expected)[:3].abs().amax(1).min() > 1e-3

@@ -90,7 +90,7 @@ class DenseRanker:
         mask = None if allowed is None else allowed.to(self.device)
 
         def search(batch: Histories, items: Tensor, lengths: Tensor) -> Ranking:
-            scores = _numbers(self.model.dense_scores(items, lengths))
+            scores = _numbers(self.model.dense_scores(batch))
             return top_items(scores, batch, k, exclude_seen=exclude_seen, allowed=mask)
 
         return _rank_in_batches(self.model, search, histories, k, self.batch_size, self.device)
@@ -128,7 +128,7 @@ class BothRanker:
         width = min(max(self.num_candidates, k), self.num_items)
 
         def search(batch: Histories, items: Tensor, lengths: Tensor) -> Ranking:
-            dense = _numbers(self.model.dense_scores(items, lengths))
+            dense = _numbers(self.model.dense_scores(batch))
             short_list = top_items(dense, batch, width, exclude_seen=exclude_seen, allowed=mask)
             # In order of item number, so that the stable sort below breaks ties by it.
             candidates, order = short_list.items.sort(dim=1)

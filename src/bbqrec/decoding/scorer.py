@@ -5,6 +5,8 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bbqrec.ranking import Histories
+
 
 @runtime_checkable
 class CodeScorer(Protocol):
@@ -71,9 +73,7 @@ class GenerativeModel(RankingModel, Protocol):
 class DenseModel(RankingModel, Protocol):
     """A model that scores every item of the catalog at once."""
 
-    def dense_scores(
-        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]
-    ) -> Float[Tensor, "batch item"]:
+    def dense_scores(self, histories: Histories) -> Float[Tensor, "batch item"]:
         """Higher is better; a log-probability if the score is to be added to another."""
         ...
 

@@ -3,9 +3,10 @@
 from bbqrec.recommender.build import build_recommender
 from bbqrec.recommender.config import RecommenderConfig, SimilarityConfig
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
-from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
+from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender, dense_logits
 from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.popularity import Popularity, fit_popularity
+from bbqrec.recommender.repeat_bias import find_repeats
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.similarity_edges import similarity_edges
 from bbqrec.recommender.tables import ItemTables, catalog_from_weights
@@ -23,6 +24,8 @@ __all__ = [
     "SimilarityConfig",
     "build_recommender",
     "catalog_from_weights",
+    "dense_logits",
+    "find_repeats",
     "fit_item_knn",
     "fit_popularity",
     "similarity_edges",

@@ -16,6 +16,7 @@ from bbqrec.recommender.transformer import (
     NORM_EPSILON,
     Attention,
     AttentionBias,
+    Dropout,
     FeedForward,
     Layout,
     RelativePositionBias,
@@ -42,7 +43,7 @@ class DecoderLayer(nn.Module):
         self.cross_attention = Attention(config)
         self.feed_forward_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def remember(self, places: Float[Tensor, "batch place dim"]) -> KeysValues:
         """What this layer's attention to the history reads."""
@@ -96,7 +97,7 @@ class CodeDecoder(nn.Module):
         self.position_bias = RelativePositionBias(config, bidirectional=False)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from bbqrec.recommender.code_embedding import CodeEmbedding
 from bbqrec.recommender.config import RecommenderConfig
-from bbqrec.recommender.transformer import NORM_EPSILON, FeedForward, Layout
+from bbqrec.recommender.transformer import NORM_EPSILON, Dropout, FeedForward, Layout
 from bbqrec.semantic_ids import PAD_TOKEN
 
 
@@ -18,7 +18,7 @@ class LightDecoder(nn.Module):
         self.levels = nn.ModuleList(FeedForward(config) for _ in range(num_levels))
         self.input_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from bbqrec.ranking import Histories
 from bbqrec.recommender.code_decoder import CodeDecoder
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.item_vectors import ItemVectors
 from bbqrec.recommender.light_decoder import LightDecoder, state_at
+from bbqrec.recommender.repeat_bias import AGE_LABELS, Repeats, add_repeat_bias, find_repeats
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
 from bbqrec.recommender.tables import ItemTables
 from bbqrec.recommender.transformer import AttentionBias, Layout, hide
@@ -54,6 +56,8 @@ class OnePassRecommender(SequenceModel):
             nn.init.eye_(self.user_projection.weight)
         else:
             nn.init.normal_(self.user_projection.weight, std=width**-0.5)
+        ages = torch.zeros(len(AGE_LABELS))
+        self.repeat_bias = nn.Parameter(ages) if config.repeat_bias else None
         self._remembered: tuple[object, Tensor] | None = None
         log_temperature = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
@@ -87,16 +91,19 @@ class OnePassRecommender(SequenceModel):
             logits = self.code_embedding.logits(hidden)
         return OnePassOutput(logits, self.user_projection(layout.collect(places)), target)
 
-    def dense_logits(self, user_states: Float[Tensor, "entry dim"]) -> Float[Tensor, "entry item"]:
-        """cos(user, item) / temperature for the whole catalog, from one table of item vectors."""
-        table = self._item_directions() / self.log_temperature.exp()
-        logits: Tensor = F.normalize(user_states, dim=-1) @ table.T
-        return logits
+    def output_table(self) -> Float[Tensor, "item dim"]:
+        """What user states are compared with: unit item vectors, divided by the temperature."""
+        return self._item_directions() / self.log_temperature.exp()
 
     def item_table(self) -> Float[Tensor, "item dim"]:
         """The vector of every item of the catalog."""
         table: Tensor = self.item_vectors(slice(None), self.catalog, self.code_embedding.weight)
         return table
+
+    def learned_repeats(self) -> dict[str, float]:
+        """See `SequenceModel.learned_repeats`."""
+        bias = self.repeat_bias
+        return {} if bias is None else dict(zip(AGE_LABELS, bias.tolist(), strict=True))
 
     def train(self, mode: bool = True) -> "OnePassRecommender":
         """As `nn.Module.train`."""
@@ -119,12 +126,19 @@ class OnePassRecommender(SequenceModel):
         """Encode the histories; place p is the state after p items."""
         return Encoded(self._encode(items), lengths[:, None])
 
-    def dense_scores(
-        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]
-    ) -> Float[Tensor, "batch item"]:
-        """Log-probability of every item under the dense score."""
+    def dense_scores(self, histories: Histories) -> Float[Tensor, "batch item"]:
+        """Log-probability of every item under the dense score.
+
+        The latest `max_history` items are read; what was had before them still counts as had.
+        """
+        items, lengths = histories.latest(self.max_history)
         states = state_at(self._encode(items), lengths[:, None])[:, 0]
-        return self.dense_logits(self.user_projection(states)).log_softmax(-1, torch.float32)
+        user_states, repeats = self.user_projection(states), None
+        if self.repeat_bias is not None:
+            every_row = torch.arange(histories.num_users, device=items.device)
+            repeats = find_repeats(histories, every_row, histories.offsets.diff())
+        logits = dense_logits(user_states, self.output_table(), self.repeat_bias, repeats)
+        return logits.log_softmax(-1, torch.float32)
 
     def _encode(self, items: Int[Tensor, "batch position"]) -> Float[Tensor, "batch place dim"]:
         """Place 0 is the state before any item, place p the state after p items."""
@@ -145,3 +159,16 @@ class OnePassRecommender(SequenceModel):
         if self.similarity is None:
             return AttentionBias(added)
         return self.similarity.applied(added, items, self.catalog)
+
+
+def dense_logits(
+    user_states: Float[Tensor, "entry dim"],
+    output_table: Float[Tensor, "item dim"],
+    repeat_bias: Float[Tensor, "age"] | None,
+    repeats: Repeats | None,
+) -> Float[Tensor, "entry item"]:
+    """cos(user, item) / temperature for the whole catalog, and what a repeat is worth."""
+    logits = F.normalize(user_states, dim=-1) @ output_table.T
+    if repeat_bias is None or repeats is None:
+        return logits
+    return add_repeat_bias(logits, repeat_bias, repeats)

@@ -92,6 +92,10 @@ class SequenceModel(nn.Module):
         hidden = self.write(target, self.read(items, lengths), layout)
         return layout.spread(self.code_embedding.score(hidden, self.catalog.tokens[target]))
 
+    def learned_repeats(self) -> dict[str, float]:
+        """What a repeat adds to the dense score, by events ago; empty without it."""
+        return {}
+
     def similarity_tables(self) -> dict[str, Float[Tensor, "bucket head"]]:
         """The learned bias per comparison, bucket and head; empty without similarity."""
         return dict(self.similarity.tables) if self.similarity is not None else {}

@@ -112,6 +112,28 @@ def random_linear(inputs: int, outputs: int, std: float) -> nn.Linear:
     return linear
 
 
+class Dropout(nn.Module):
+    """As `nn.Dropout`, with the probability rounded to 1/256.
+
+    On a CPU drawing one number per element costs more than the layers around it; a byte is
+    enough, and eight of them come with each draw.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        num_kept = round((1 - self.probability) * 256)
+        if not self.training or num_kept == 256:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.probability)
+        draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        is_kept = draws.view(torch.uint8)[: x.numel()].view(x.shape) < num_kept
+        return x * (is_kept * (256 / num_kept)).to(x.dtype)
+
+
 class Attention(nn.Module):
     """Multi-head attention whose logits are not divided by the root of the width."""
 
@@ -119,7 +141,7 @@ class Attention(nn.Module):
         super().__init__()
         width, inner = config.d_model, config.num_heads * config.head_dim
         self.num_heads = config.num_heads
-        self.dropout = config.dropout
+        self.dropout = Dropout(config.dropout)
         self.query = random_linear(width, inner, (width * config.head_dim) ** -0.5)
         self.key = random_linear(width, inner, width**-0.5)
         self.value = random_linear(width, inner, width**-0.5)
@@ -137,12 +159,14 @@ class Attention(nn.Module):
             x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for x in (query, key, value)
         )
         added = bias.added.to(q.dtype)
-        dropout = self.dropout if self.training else 0.0
-        if bias.gain is None:
+        dropout = self.dropout.probability if self.training else 0.0
+        if bias.gain is None and (dropout == 0 or q.device.type != "cpu"):
             mixed = F.scaled_dot_product_attention(q, k, v, added, dropout_p=dropout, scale=1.0)
-        else:  # the fused kernel only adds
-            logits = bias.gain.to(q.dtype) * (q @ k.transpose(-1, -2)) + added
-            mixed = F.dropout(logits.softmax(-1), dropout) @ v
+        else:  # the fused kernel only adds, and on a CPU it drops nothing out
+            logits = q @ k.transpose(-1, -2)
+            if bias.gain is not None:
+                logits = bias.gain.to(q.dtype) * logits
+            mixed = self.dropout((logits + added).softmax(-1)) @ v
         return mixed.transpose(1, 2).flatten(2)
 
 
@@ -153,7 +177,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = random_linear(config.d_model, config.d_ff, config.d_model**-0.5)
         self.output = random_linear(config.d_ff, config.d_model, config.d_ff**-0.5)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
         hidden: Tensor = self.output(self.dropout(self.inner(x).relu()))
@@ -169,7 +193,7 @@ class EncoderLayer(nn.Module):
         self.attention = Attention(config)
         self.feed_forward_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self, x: Float[Tensor, "entry dim"], layout: Layout, bias: AttentionBias
@@ -197,8 +221,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
-        self.dropout = nn.Dropout(config.dropout)
-        self.output_dropout = nn.Dropout(config.dropout if drops_output else 0.0)
+        self.dropout = Dropout(config.dropout)
+        self.output_dropout = Dropout(config.dropout if drops_output else 0.0)
 
     def forward(
         self, x: Float[Tensor, "entry dim"], layout: Layout, bias: AttentionBias

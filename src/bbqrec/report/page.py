@@ -156,11 +156,14 @@ def _learned(run: RunFolder) -> dict[str, Any]:
     folder = run.folder("train")
     labels = read_json(folder / "similarity.json")
     tables = read_tensors(folder / "similarity.safetensors") if labels else {}
-    best_epoch = read_json(folder / "model.json")["best_epoch"]
+    model = read_json(folder / "model.json")
+    best_epoch, repeats = model["best_epoch"], model["repeat_bias"]
     return {
         "charts": training_charts(read_json(folder / "log.json"), best_epoch),
         "best_epoch": best_epoch + 1,
         "heat_tables": [heat_table(name, tables[name], labels[name]) for name in sorted(tables)],
+        "repeats": repeats
+        and heat_table("repeats", torch.tensor(list(repeats.values()))[:, None], list(repeats)),
     }
 
 

@@ -17,15 +17,22 @@ from torch.optim import Optimizer
 from bbqrec.data import Dataset, Sequences
 from bbqrec.decoding import RankingConfig, make_ranker
 from bbqrec.evaluation import quick_metrics, sample_cases
+from bbqrec.ranking import Histories
 from bbqrec.recommender import (
     ItemTables,
+    OnePassOutput,
     OnePassRecommender,
     RecommenderConfig,
     SequenceModel,
     build_recommender,
+    dense_logits,
+    find_repeats,
     similarity_edges,
 )
+from bbqrec.training.chunks import sum_in_chunks
 from bbqrec.training.loop import FitResult, LoopConfig, fit
+
+MAX_LOGITS = {"cpu": 2**24, "cuda": 2**29}  # held at once
 
 
 class TrainingConfig(LoopConfig):
@@ -46,11 +53,16 @@ class TrainingConfig(LoopConfig):
 
 
 class Batch(NamedTuple):
-    """`one_pass`: a target at every position; `paper`: one target per row."""
+    """`one_pass`: a target at every position; `paper`: one target per row.
+
+    Args:
+        histories: per row all that the user had up to the end of the window, for the dense score.
+    """
 
     items: Int[Tensor, "batch position"]
     targets: Int[Tensor, "..."]
     lengths: Int[Tensor, "batch"]
+    histories: Histories
 
 
 class FittedRecommender(NamedTuple):
@@ -146,22 +158,18 @@ class RecommenderRecipe:
         pass
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        weight = self._training.generative_weight
+        weights = self._training
         if self._is_paper:
             logits = self.model(batch.items, batch.lengths, batch.targets)
             return {"generative": self._code_loss(logits, batch.targets)}
         assert isinstance(self.model, OnePassRecommender)
-        output = self.model(batch.items, batch.targets, with_codes=weight > 0)
+        output = self.model(batch.items, batch.targets, with_codes=weights.generative_weight > 0)
         terms = {}
-        if weight > 0:
-            terms["generative"] = weight * self._code_loss(output.code_logits, output.targets)
-        if self._training.dense_weight > 0:
-            logits = self.model.dense_logits(output.user_states)
-            # Never push down what training is not allowed to know.
-            logits[:, self._unseen] = -torch.inf
-            terms["dense"] = self._training.dense_weight * F.cross_entropy(
-                logits.float(), output.targets
-            )
+        if output.code_logits is not None:
+            loss = self._code_loss(output.code_logits, output.targets)
+            terms["generative"] = weights.generative_weight * loss
+        if weights.dense_weight > 0:
+            terms["dense"] = weights.dense_weight * self._dense_loss(self.model, output, batch)
         return terms
 
     def after_step(self, batch: Batch) -> None:
@@ -180,6 +188,28 @@ class RecommenderRecipe:
             logits.float().flatten(0, 1), self.model.code_targets(targets).flatten()
         )
 
+    def _dense_loss(self, model: OnePassRecommender, output: OnePassOutput, batch: Batch) -> Tensor:
+        """-log p(item) under the dense score, the mean over entries."""
+        targets, repeats = output.targets, None
+        shared = [model.output_table()]
+        if model.repeat_bias is not None:
+            shared.append(model.repeat_bias)
+            rows, positions = (batch.targets >= 0).nonzero(as_tuple=True)
+            num_before = batch.histories.offsets.diff() - batch.lengths
+            repeats = find_repeats(batch.histories, rows, num_before[rows] + positions + 1)
+
+        def loss(
+            entries: slice, states: Tensor, table: Tensor, bias: Tensor | None = None
+        ) -> Tensor:
+            part = None if repeats is None else repeats.part(entries.start, entries.stop)
+            logits = dense_logits(states, table, bias, part)
+            # Never push down what training is not allowed to know.
+            logits[:, self._unseen] = -torch.inf
+            return F.cross_entropy(logits.float(), targets[entries], reduction="sum")
+
+        size = max(1, MAX_LOGITS[targets.device.type] // len(shared[0]))
+        return sum_in_chunks(loss, output.user_states, *shared, size=size) / len(targets)
+
     def _windows(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         rng = np.random.default_rng([self._seed, epoch, 0])
         if self._is_paper:
@@ -196,8 +226,19 @@ class RecommenderRecipe:
         targets = items[:, 1:]
         if self._is_paper:
             targets = items[np.arange(len(items)), lengths]
+        histories = self._histories(starts, lengths).to(self._device)
         arrays = (inputs, targets, lengths)
-        return Batch(*(torch.from_numpy(array).to(self._device) for array in arrays))
+        tensors = (torch.from_numpy(array).to(self._device) for array in arrays)
+        return Batch._make([*tensors, histories])
+
+    def _histories(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Histories:
+        """Per window the user's items from the first to the window's last input."""
+        offsets = self._sequences.offsets
+        first = offsets[np.searchsorted(offsets, starts, side="right") - 1]
+        edges = np.concatenate([[0], (starts + lengths - first).cumsum()])
+        entry = np.arange(edges[-1]) + np.repeat(first - edges[:-1], np.diff(edges))
+        items = self._sequences.items[entry].astype(np.int64)
+        return Histories(torch.from_numpy(items), torch.from_numpy(edges))
 
 
 def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
@@ -208,7 +249,7 @@ def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             is_matrix = isinstance(module, nn.Linear) and name == "weight"
-            is_bias = "position_bias" in path or path.startswith("similarity")
+            is_bias = "_bias" in f"{path}.{name}" or path.startswith("similarity")
             group = decayed if is_matrix else biases if is_bias else free
             group[id(parameter)] = parameter
     return torch.optim.AdamW(

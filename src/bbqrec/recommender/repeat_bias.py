@@ -1,0 +1,69 @@
+"""Do people come back for what they already had? Learned from the data, by how long ago it was.
+
+Where a pair of user and item never repeats, the entries fall until history items leave the list
+by themselves; where people buy again, they rise for the ages at which they do.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bbqrec.ranking import Histories
+
+# Events ago, in powers of two.
+AGE_LABELS = ["1", *(f"{2**n:,} to {2 ** (n + 1) - 1:,}" for n in range(1, 11)), "2,048 and more"]
+
+
+class Repeats(NamedTuple):
+    """The items that the user of each entry already had, each once, sorted by entry.
+
+    Args:
+        ages: events since the user had the item last; 1 is the latest item of the history.
+    """
+
+    entries: Int[Tensor, "repeat"]
+    items: Int[Tensor, "repeat"]
+    ages: Int[Tensor, "repeat"]
+
+    def part(self, begin: int, end: int) -> "Repeats":
+        """The repeats of the entries `begin` to `end`, counted from `begin`."""
+        edges = torch.searchsorted(self.entries, self.entries.new_tensor([begin, end]))
+        low, high = edges.tolist()
+        return Repeats(self.entries[low:high] - begin, self.items[low:high], self.ages[low:high])
+
+
+def find_repeats(
+    histories: Histories, rows: Int[Tensor, "entry"], places: Int[Tensor, "entry"]
+) -> Repeats:
+    """What was had before each entry, which stands after `places` items of history `rows`."""
+    entries = torch.repeat_interleave(places)
+    place = torch.arange(len(entries), device=places.device) - (places.cumsum(0) - places)[entries]
+    occurrence = histories.offsets[rows][entries] + place
+    # An occurrence counts until the user has the same item once more.
+    is_latest = places[entries] <= _next_place(histories)[occurrence]
+    entries, place, occurrence = entries[is_latest], place[is_latest], occurrence[is_latest]
+    return Repeats(entries, histories.items[occurrence], places[entries] - place)
+
+
+def _next_place(histories: Histories) -> Int[Tensor, "occurrence"]:
+    """Where in its row each item stands the next time; a place beyond the row if never."""
+    items, rows = histories.items, histories.rows()
+    if not len(items):
+        return items
+    place = torch.arange(len(items), device=items.device) - histories.offsets[rows]
+    key, order = (rows * (items.max() + 1) + items).sort(stable=True)
+    following = torch.full_like(items, torch.iinfo(torch.int64).max)
+    is_same = key[:-1] == key[1:]
+    following[order[:-1][is_same]] = place[order[1:][is_same]]
+    return following
+
+
+def add_repeat_bias(
+    logits: Float[Tensor, "entry item"], bias: Float[Tensor, "age"], repeats: Repeats
+) -> Float[Tensor, "entry item"]:
+    """logit(user, item) + bias[log2 of the item's age] for items that the user already had."""
+    age = torch.log2(repeats.ages.float()).long().clamp(max=len(bias) - 1)
+    values = bias[age].to(logits.dtype)
+    return logits.index_put((repeats.entries, repeats.items), values, accumulate=True)

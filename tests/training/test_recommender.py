@@ -1,0 +1,88 @@
+"""What training a recommender learns from data whose law is known, and what its batches hold."""
+
+import numpy as np
+import torch
+from small_datasets import make_dataset
+
+from bbqrec.data import Dataset
+from bbqrec.decoding import RankingConfig
+from bbqrec.recommender import ItemTables, RecommenderConfig
+from bbqrec.semantic_ids import SemanticIds
+from bbqrec.training.recommender import (
+    TrainingConfig,
+    cut_windows,
+    fit_recommender,
+    make_recipe,
+)
+
+NUM_ITEMS = 30
+NARROW = RecommenderConfig(d_model=16, num_heads=1, head_dim=8, d_ff=16, max_history=8)
+CODES_OFF = TrainingConfig(
+    epochs=6, batch_size=16, learning_rate=0.01, warmup_steps=5, generative_weight=0.0
+)
+
+
+def random_tables() -> ItemTables:
+    codes = torch.randint(8, (NUM_ITEMS, 2), generator=torch.Generator().manual_seed(0))
+    return ItemTables(
+        SemanticIds(codes, (8, 8)), {}, {}, {}, {}, torch.zeros(NUM_ITEMS, dtype=torch.bool)
+    )
+
+
+def shoppers(*, come_back: bool) -> Dataset:
+    """Random items, none twice; or the item of two events ago again, half of the time."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(150):
+        row = rng.permutation(NUM_ITEMS)[:14].tolist()
+        for place in range(2, len(row)):
+            if come_back and rng.random() < 0.5:
+                row[place] = row[place - 2]
+        rows.append(row)
+    return make_dataset(rows, NUM_ITEMS)
+
+
+def learned_repeats(dataset: Dataset) -> dict[str, float]:
+    fitted = fit_recommender(
+        dataset, random_tables(), NARROW, CODES_OFF, RankingConfig(rank_by="dense"), seed=0
+    )
+    return fitted.model.learned_repeats()
+
+
+def test_whether_people_come_back_is_learned() -> None:
+    never = learned_repeats(shoppers(come_back=False))
+    often = learned_repeats(shoppers(come_back=True))
+
+    assert max(never[age] for age in ("1", "2 to 3", "4 to 7")) < -1
+    assert often["2 to 3"] > 0.5
+    assert often["1"] < -1
+
+
+def test_a_batch_knows_all_that_was_had_before_its_last_input() -> None:
+    dataset = shoppers(come_back=False)
+    recipe = make_recipe(
+        dataset, random_tables(), NARROW, CODES_OFF, RankingConfig(rank_by="dense"), seed=0
+    )
+    rows = [dataset.train.row(user).tolist() for user in range(len(dataset.train))]
+
+    for batch in recipe.batches(0):
+        for number, length in enumerate(batch.lengths.tolist()):
+            low, high = batch.histories.offsets[number : number + 2].tolist()
+            had = batch.histories.items[low:high].tolist()
+            window = batch.items[number, :length].tolist()
+            assert had[-length:] == window
+            followed = [*had, int(batch.targets[number, length - 1])]
+            assert any(row[: len(followed)] == followed for row in rows)
+
+
+def test_windows_cover_every_target_once() -> None:
+    sequences = shoppers(come_back=False).train
+
+    starts, lengths = cut_windows(sequences, 5, "all", np.random.default_rng(1))
+
+    entries = np.concatenate(
+        [np.arange(s, s + n) + 1 for s, n in zip(starts, lengths, strict=True)]
+    )
+    firsts = set(sequences.offsets[:-1].tolist())
+    assert sorted(entries.tolist()) == [e for e in range(len(sequences.items)) if e not in firsts]
+    assert lengths.max() == 5
