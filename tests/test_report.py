@@ -182,7 +182,7 @@ def test_a_run_without_similarity_says_so(run: RunFolder, tmp_path: Path) -> Non
     write_report(RunFolder(tmp_path / "run"))
 
     page = Page((tmp_path / "run" / "report.html").read_text())
-    assert "heat" not in page.values("class")
+    assert not any("similarity bias" in label for label in page.values("aria-label"))
     assert any("switched off" in text for text in page.words)
 
 

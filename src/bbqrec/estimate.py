@@ -16,7 +16,7 @@ from bbqrec.pipeline import RunConfig, check_size
 from bbqrec.recommender import ItemTables
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
-from bbqrec.training.loop import LoopConfig, Recipe, seconds_per_step
+from bbqrec.training.loop import LoopConfig, Recipe, num_epochs, seconds_per_step
 from bbqrec.training.recommender import make_recipe
 
 LOCAL_DIMS = {"lexical": 256, "visual": 128}
@@ -70,7 +70,8 @@ def estimate(
     start = time.monotonic()
     recommender.end_epoch(0)
     validation = time.monotonic() - start
-    seconds["train"] += validation * config.training.epochs / config.training.validate_every
+    epochs = num_epochs(recommender, config.training)
+    seconds["train"] += validation * epochs / config.training.validate_every
     # Validation and test, with the history kept and filtered.
     cases = 2 * (len(dataset.validation) + len(dataset.test))
     seconds["evaluate"] = validation * cases / config.training.validation_users
@@ -88,7 +89,7 @@ def estimate(
 
 def _training_time(recipe: Recipe[Any], config: LoopConfig, device: str) -> float:
     seconds = seconds_per_step(recipe, config, device=torch.device(device))
-    return seconds * recipe.num_batches(0) * config.epochs
+    return seconds * recipe.num_batches(0) * num_epochs(recipe, config)
 
 
 def _random_tables(dataset: Dataset, features: list[Features], config: RunConfig) -> ItemTables:

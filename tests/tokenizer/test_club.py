@@ -96,3 +96,20 @@ def test_each_side_of_a_pair_gets_gradient_only_as_the_predicted_one() -> None:
     assert of_specific[1] is not None
     assert of_aligned[0] is not None
     assert of_aligned[1] is None
+
+
+def test_a_net_that_has_learned_nothing_still_presses_on_linear_dependence_only() -> None:
+    torch.manual_seed(6)
+    pair = ClubPair(2, 2)
+    for club in (pair.specific_given_aligned, pair.aligned_given_specific):
+        for layer in (*club.mean, *club.log_variance):
+            if isinstance(layer, torch.nn.Linear):
+                torch.nn.init.zeros_(layer.weight)
+
+    dependent = pair.bounds(*gaussians(0.8, 4000, seed=7))
+    independent = pair.bounds(*gaussians(0.0, 4000, seed=8))
+
+    for bound in dependent:
+        assert bound > 1
+    for bound in independent:
+        assert bound < 0.02

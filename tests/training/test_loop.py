@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bbqrec.errors import ConfigError, TrainingDivergedError
-from bbqrec.training.loop import FitResult, LoopConfig, fit
+from bbqrec.training.loop import FitResult, LoopConfig, _schedule, fit, num_epochs
 
 CPU = torch.device("cpu")
 
@@ -130,3 +130,19 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(TrainingDivergedError, match="step 2"):
         run(recipe, tmp_path)
+
+
+def test_little_data_is_trained_for_more_epochs_unless_told_otherwise() -> None:
+    recipe = Regression()
+
+    assert num_epochs(recipe, LoopConfig()) == 215  # of 7 batches: 1,500 steps
+    assert num_epochs(recipe, LoopConfig(epochs=3)) == 3
+    recipe.num_batches = lambda epoch: 400
+    assert num_epochs(recipe, LoopConfig()) == 10
+
+
+def test_the_warm_up_never_fills_a_short_training() -> None:
+    rates = [_schedule(step, 20, LoopConfig()) for step in range(20)]
+
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[-1] < 0.15

@@ -21,9 +21,9 @@ MODALITIES = ("image", "text")
 
 
 # Item vectors start at random here: started at co-occurrence they carry the factor themselves, and
-# the aligned encoders are asked for less of it (R^2 .79). Small enough for seconds on one core.
-# The contrast is weighted up because the catalog is tiny, and the information because its nats
-# are summed over an eighth of the usual specific dimensions.
+# the aligned encoders are asked for less of it. Small enough for seconds on one core. Contrast and
+# cross-stream term are weighted up because the catalog is tiny, and the information because its
+# nats are summed over an eighth of the usual specific dimensions.
 PLANTED_CONFIG = TokenizerConfig(
     id_start="random",
     num_levels=3,
@@ -38,9 +38,9 @@ PLANTED_CONFIG = TokenizerConfig(
     epochs=80,
     batch_size=64,
     learning_rate=3e-3,
-    w_s=3.0,
-    w_x=0.5,
-    w_mi=1.2,
+    w_s=6.0,
+    w_x=2.0,
+    w_mi=0.8,
     w_mi_aligned=0.17,
     club_steps=4,
     club_learning_rate=5e-3,

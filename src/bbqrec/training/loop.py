@@ -34,13 +34,17 @@ logger = logging.getLogger(__name__)
 
 B = TypeVar("B")
 
+USUAL_EPOCHS, USUAL_STEPS = 10, 1500
+
 
 class LoopConfig(Config):
     """How long and how fast to train, whatever is trained."""
 
-    epochs: int = Field(10, ge=1)
+    epochs: int | None = Field(None, ge=1)
+    """None: 10, or on little data as many as make 1,500 steps."""
     learning_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(100, ge=0)
+    """At most a tenth of all steps."""
     final_learning_rate: float = Field(0.1, ge=0, le=1)
     """Share of the learning rate that the cosine schedule ends at; 1 keeps it constant."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -111,6 +115,12 @@ class _State:
         self.log: list[dict[str, Any]] = []
 
 
+def num_epochs(recipe: Recipe[Any], config: LoopConfig) -> int:
+    """`config.epochs`, or its default for as much data as `recipe` has."""
+    needed = math.ceil(USUAL_STEPS / max(1, recipe.num_batches(0)))
+    return config.epochs or max(USUAL_EPOCHS, needed)
+
+
 def fit(
     recipe: Recipe[B],
     config: LoopConfig,
@@ -150,11 +160,12 @@ def fit(
             tensors = _tensors(recipe, best, sums, device)
             checkpointer.save(state.step, tensors, {"identity": identity, **vars(state)})
 
-    total = sum(recipe.num_batches(epoch) for epoch in range(config.epochs))
+    epochs = num_epochs(recipe, config)
+    total = sum(recipe.num_batches(epoch) for epoch in range(epochs))
     with _interruption() as is_interrupted, tracker(description, total) as shown:
         shown.advance(state.step)
         last_save = time.monotonic()
-        while state.epoch < config.epochs and not _is_exhausted(state, config):
+        while state.epoch < epochs and not _is_exhausted(state, config):
             if state.batch == 0:
                 recipe.start_epoch(state.epoch)
             recipe.model.train()
@@ -241,9 +252,10 @@ def _is_bf16(config: LoopConfig, device: torch.device) -> bool:
 
 def _schedule(step: int, total: int, config: LoopConfig) -> float:
     """Linear warm-up, then a half cosine down to `final_learning_rate`."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    warmup = min(config.warmup_steps, total // 10)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
     low = config.final_learning_rate
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 

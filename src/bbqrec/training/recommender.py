@@ -30,7 +30,7 @@ from bbqrec.recommender import (
     similarity_edges,
 )
 from bbqrec.training.chunks import sum_in_chunks
-from bbqrec.training.loop import FitResult, LoopConfig, fit
+from bbqrec.training.loop import FitResult, LoopConfig, fit, num_epochs
 
 MAX_LOGITS = {"cpu": 2**24, "cuda": 2**29}  # held at once
 
@@ -176,7 +176,7 @@ class RecommenderRecipe:
         pass
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        is_last = epoch == self._training.epochs - 1
+        is_last = epoch == num_epochs(self, self._training) - 1
         if (epoch + 1) % self._training.validate_every and not is_last:
             return {}
         metrics = quick_metrics(self._ranker, self._cases, exclude_seen=True, k=10)
