@@ -212,3 +212,16 @@ def test_dropout_keeps_the_mean_and_drops_the_share(probability: float) -> None:
     assert abs(dropped.mean() - 1) < 0.01
     assert len(dropped.unique()) == (2 if probability else 1)
     assert torch.equal(dropout.eval()(x), x)
+
+
+def test_the_dot_product_ranks_by_the_vectors_as_they_are() -> None:
+    model = random_model(ONE_PASS.model_copy(update={"dense_score": "dot", "repeat_bias": False}))
+    output = model(HISTORIES, TARGETS, with_codes=False)
+
+    logits = dense_logits(output.user_states, model.output_table(), None, None)
+
+    every_dot = output.user_states @ model.item_table().T
+    torch.testing.assert_close(logits, every_dot)
+    after_row_1 = int((TARGETS[:2] >= 0).sum()) - 1
+    torch.testing.assert_close(model.dense_scores(RAGGED)[1], logits[after_row_1].log_softmax(-1))
+    assert (model.item_table().norm(dim=-1) - 1).abs().max() > 0.01

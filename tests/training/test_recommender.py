@@ -1,11 +1,13 @@
 """What training a recommender learns from data whose law is known, and what its batches hold."""
 
 import numpy as np
+import pytest
 import torch
 from small_datasets import make_dataset
 
 from bbqrec.data import Dataset
 from bbqrec.decoding import RankingConfig
+from bbqrec.errors import ConfigError
 from bbqrec.recommender import ItemTables, RecommenderConfig
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.training.recommender import (
@@ -86,3 +88,21 @@ def test_windows_cover_every_target_once() -> None:
     firsts = set(sequences.offsets[:-1].tolist())
     assert sorted(entries.tolist()) == [e for e in range(len(sequences.items)) if e not in firsts]
     assert lengths.max() == 5
+
+
+def test_sampled_negatives_never_hold_the_target_and_learn_the_same_order() -> None:
+    """Everyone walks the catalog in order, so the next item is known."""
+    rows = [[(start + step) % NUM_ITEMS for step in range(10)] for start in range(NUM_ITEMS)] * 4
+    dataset = make_dataset(rows, NUM_ITEMS)
+    config = NARROW.model_copy(update={"dense_score": "dot", "repeat_bias": False, "dropout": 0.0})
+    training = CODES_OFF.model_copy(update={"num_negatives": 8, "epochs": 40})
+
+    fitted = fit_recommender(
+        dataset, random_tables(), config, training, RankingConfig(rank_by="dense"), seed=0
+    )
+
+    assert fitted.fit.log[-1]["recall@10"] > 0.95
+    with pytest.raises(ConfigError, match="repeat_bias = false"):
+        make_recipe(
+            dataset, random_tables(), NARROW, training, RankingConfig(rank_by="dense"), seed=0
+        )

@@ -51,8 +51,10 @@ class RecommenderConfig(Config):
         id_dropout: chance in training that an item is seen without its own vector.
         user_start: where training begins: users beside their "last_item", which suits items that
             are followed by their like, or in a "random" direction.
+        dense_score: the "cosine" of user and item vectors over the temperature, or their "dot"
+            product as it is.
         repeat_bias: the dense score learns whether, and how soon, people come back for an item.
-        temperature: divides the cosine of user and item vectors in the dense score.
+        temperature: divides the cosine.
     """
 
     form: Literal["one_pass", "paper"] = "one_pass"
@@ -73,6 +75,7 @@ class RecommenderConfig(Config):
     use_codes: bool = True
     id_dropout: float = Field(0.2, ge=0, lt=1)
     user_start: Literal["last_item", "random"] = "last_item"
+    dense_score: Literal["cosine", "dot"] = "cosine"
     repeat_bias: bool = True
     temperature: float = Field(0.05, gt=0)
     learn_temperature: bool = False

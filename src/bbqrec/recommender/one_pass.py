@@ -27,7 +27,8 @@ from bbqrec.recommender.transformer import AttentionBias, Layout, hide
 class OnePassOutput(NamedTuple):
     """One entry for every position that has a target, row by row.
 
-    `code_logits` is None when only the dense score was asked for.
+    `code_logits` is None when only the dense score was asked for; `user_states` are what
+    `dense_logits` compares with the output table.
     """
 
     code_logits: Float[Tensor, "entry level token_or_code"] | None
@@ -44,6 +45,7 @@ class OnePassRecommender(SequenceModel):
         super().__init__(config, tables, edges, bidirectional=False, as_t5=False)
         width = config.d_model
         self.item_vectors = ItemVectors(config, self.catalog)
+        self.is_cosine = config.dense_score == "cosine"
         # Before the first item stands a learned vector: an empty history is one place, not none.
         self.start = nn.Parameter(torch.randn(width) * width**-0.5)
         self.decoder = (
@@ -89,11 +91,20 @@ class OnePassRecommender(SequenceModel):
             every_place = torch.arange(wanted.shape[1], device=items.device)[None]
             hidden = self.write(target, Encoded(places, every_place), layout)
             logits = self.code_embedding.logits(hidden)
-        return OnePassOutput(logits, self.user_projection(layout.collect(places)), target)
+        return OnePassOutput(logits, self._user_states(layout.collect(places)), target)
 
     def output_table(self) -> Float[Tensor, "item dim"]:
-        """What user states are compared with: unit item vectors, divided by the temperature."""
-        return self._item_directions() / self.log_temperature.exp()
+        """What user states are compared with: unit item vectors, divided by the temperature.
+
+        For the dot product the item vectors as they are.
+        """
+        if self.is_cosine:
+            return self._item_directions() / self.log_temperature.exp()
+        return self.item_table()
+
+    def _user_states(self, places: Float[Tensor, "entry dim"]) -> Float[Tensor, "entry dim"]:
+        states: Tensor = self.user_projection(places)
+        return F.normalize(states, dim=-1) if self.is_cosine else states
 
     def item_table(self) -> Float[Tensor, "item dim"]:
         """The vector of every item of the catalog."""
@@ -133,7 +144,7 @@ class OnePassRecommender(SequenceModel):
         """
         items, lengths = histories.latest(self.max_history)
         states = state_at(self._encode(items), lengths[:, None])[:, 0]
-        user_states, repeats = self.user_projection(states), None
+        user_states, repeats = self._user_states(states), None
         if self.repeat_bias is not None:
             every_row = torch.arange(histories.num_users, device=items.device)
             repeats = find_repeats(histories, every_row, histories.offsets.diff())
@@ -167,8 +178,8 @@ def dense_logits(
     repeat_bias: Float[Tensor, "age"] | None,
     repeats: Repeats | None,
 ) -> Float[Tensor, "entry item"]:
-    """cos(user, item) / temperature for the whole catalog, and what a repeat is worth."""
-    logits = F.normalize(user_states, dim=-1) @ output_table.T
+    """Every item's logit for every user state, and what a repeat is worth."""
+    logits = user_states @ output_table.T
     if repeat_bias is None or repeats is None:
         return logits
     return add_repeat_bias(logits, repeat_bias, repeats)

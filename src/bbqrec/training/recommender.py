@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from bbqrec.data import Dataset, Sequences
 from bbqrec.decoding import RankingConfig, make_ranker
+from bbqrec.errors import ConfigError
 from bbqrec.evaluation import quick_metrics, sample_cases
 from bbqrec.ranking import Histories
 from bbqrec.recommender import (
@@ -48,6 +49,9 @@ class TrainingConfig(LoopConfig):
     must move by whole units, those of other weights by hundredths."""
     generative_weight: float = Field(0.2, ge=0)
     dense_weight: float = Field(1.0, ge=0)
+    num_negatives: int | None = Field(None, ge=1)
+    """Items drawn uniformly, anew for each step, that a target competes with in the dense loss;
+    None: the whole catalog."""
     validation_users: int = Field(2000, ge=1)
     validate_every: int = Field(1, ge=1)
 
@@ -108,6 +112,11 @@ def make_recipe(
     device: str = "cpu",
 ) -> "RecommenderRecipe":
     """A freshly initialized model with all that training it needs."""
+    if training.num_negatives is not None and config.repeat_bias:
+        raise ConfigError(
+            "training.num_negatives compares a target with a few items only, too few to learn what "
+            "a repeat is worth; set recommender.repeat_bias = false with it"
+        )
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     edges = similarity_edges(tables, dataset.train.items, dataset.train.offsets, config, generator)
@@ -136,6 +145,7 @@ class RecommenderRecipe:
         self._max_history = config.max_history
         self._sequences = dataset.train
         self._unseen = tables.is_unseen.nonzero().squeeze(1).to(device)
+        self._seen = (~tables.is_unseen).nonzero().squeeze(1).to(device)
         self._seed = seed
         self._device = device
         self._ranker = make_ranker(model, tables.semantic_ids, ranking, device=device)
@@ -192,6 +202,8 @@ class RecommenderRecipe:
         """-log p(item) under the dense score, the mean over entries."""
         targets, repeats = output.targets, None
         shared = [model.output_table()]
+        if self._training.num_negatives is not None:
+            return self._sampled_loss(output, shared[0], self._training.num_negatives)
         if model.repeat_bias is not None:
             shared.append(model.repeat_bias)
             rows, positions = (batch.targets >= 0).nonzero(as_tuple=True)
@@ -209,6 +221,17 @@ class RecommenderRecipe:
 
         size = max(1, MAX_LOGITS[targets.device.type] // len(shared[0]))
         return sum_in_chunks(loss, output.user_states, *shared, size=size) / len(targets)
+
+    def _sampled_loss(self, output: OnePassOutput, table: Tensor, num_negatives: int) -> Tensor:
+        """The same against a few random items in place of the catalog."""
+        seen = self._seen
+        drawn = seen[torch.randint(len(seen), (num_negatives,), device=seen.device)]
+        positive = (output.user_states * table[output.targets]).sum(-1, keepdim=True)
+        negative = output.user_states @ table[drawn].T
+        is_target = drawn == output.targets[:, None]
+        negative = negative.masked_fill(is_target, -torch.inf)
+        logits = torch.cat([positive, negative.to(positive.dtype)], 1).float()
+        return F.cross_entropy(logits, torch.zeros_like(output.targets))
 
     def _windows(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         rng = np.random.default_rng([self._seed, epoch, 0])
