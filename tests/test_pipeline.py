@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from tiny_run import TINY, draw_tiny_shop, tiny_config
@@ -14,11 +15,17 @@ from tiny_run import TINY, draw_tiny_shop, tiny_config
 from bbqrec.bundle import STAGE_FOLDERS, RunFolder
 from bbqrec.config import as_toml, read_toml
 from bbqrec.data import write_index_json
-from bbqrec.errors import BBQRecError, CorruptArtifactError, SemanticIdError, StorageError
+from bbqrec.errors import (
+    BBQRecError,
+    ConfigError,
+    CorruptArtifactError,
+    SemanticIdError,
+    StorageError,
+)
 from bbqrec.pipeline import RunConfig, find_config, run_stages
 from bbqrec.recommend import Recommender
 from bbqrec.semantic_ids import SemanticIds
-from bbqrec.storage import read_json, read_tensors
+from bbqrec.storage import read_json, read_tensors, write_json
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -77,6 +84,64 @@ def test_a_changed_setting_repeats_only_what_depends_on_it(
 
     after = stamps(run)
     assert {stage for stage in STAGE_FOLDERS if before[stage] != after[stage]} == repeated
+
+
+def test_a_changed_preparation_reads_the_source_again(run: RunFolder) -> None:
+    users = run.dataset().num_users
+
+    run_stages(run, tiny_config(prepare={"min_user": 12}), source=None, until="prepare")
+
+    assert 0 < run.dataset().num_users < users
+    assert read_json(run.config_path)["prepare"]["min_user"] == 12
+
+
+def test_a_changed_preparation_whose_source_is_gone_is_refused_and_not_recorded(
+    run: RunFolder,
+) -> None:
+    manifest = run.manifest("prepare")
+    manifest["source"]["path"] = "/gone/shop"
+    write_json(run.folder("prepare") / "manifest.json", manifest)
+    before = read_json(run.config_path)
+
+    with pytest.raises(ConfigError, match=r"another prepare.min_user, .*/gone/shop .*give --data"):
+        run_stages(run, tiny_config(prepare={"min_user": 12}), source=None, until="evaluate")
+
+    assert read_json(run.config_path) == before
+    run_stages(run, tiny_config(), source=None, until="evaluate")  # needs no source
+
+
+def test_another_source_does_not_replace_a_run(run: RunFolder, tmp_path: Path) -> None:
+    held = run.source()
+    assert held is not None
+    other = draw_tiny_shop(tmp_path / "other")  # as large, written at another time
+    moved = shutil.copytree(held.path, tmp_path / "moved")  # keeps the times of files
+    before = stamps(run)
+
+    with pytest.raises(StorageError, match=f"holds a run on {held.path}, .*give another folder"):
+        run_stages(run, tiny_config(), source=other, until="prepare")
+    run_stages(run, tiny_config(), source=moved, until="prepare")
+
+    assert stamps(run) == before
+
+
+def test_a_source_that_changed_is_prepared_again(tmp_path: Path) -> None:
+    run, shop = RunFolder(tmp_path / "run"), draw_tiny_shop(tmp_path / "shop")
+    run_stages(run, tiny_config(), source=shop, until="prepare")
+    first = run.dataset().num_users
+    log = pl.read_parquet(shop / "interactions.parquet")
+    log.filter(pl.col("user_id") != log["user_id"][0]).write_parquet(shop / "interactions.parquet")
+
+    run_stages(run, tiny_config(), source=shop, until="prepare")
+
+    assert run.dataset().num_users == first - 1
+
+
+def test_a_recommender_of_another_catalog_is_refused_with_the_remedy(run: RunFolder) -> None:
+    """As many items, but numbered otherwise: every answer would name the wrong one."""
+    run_stages(run, tiny_config(prepare={"seed": 1}), source=None, until="prepare")
+
+    with pytest.raises(CorruptArtifactError, match=r"other items than .*`bbqrec run --out .*` br"):
+        Recommender.from_pretrained(run.directory)
 
 
 def test_metrics_name_what_they_depend_on(finished: RunFolder) -> None:
@@ -143,7 +208,7 @@ def test_semantic_ids_of_another_run_are_refused(run: RunFolder) -> None:
             directory / "semantic_ids.safetensors"
         )
 
-    with pytest.raises(SemanticIdError, match="other semantic IDs"):
+    with pytest.raises(SemanticIdError, match=r"other semantic IDs.*`bbqrec run --out"):
         Recommender.from_pretrained(run.directory)
 
 

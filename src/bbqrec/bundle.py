@@ -7,11 +7,11 @@ fingerprint of settings and inputs) it was made for, so a stage is repeated only
 import fcntl
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import torch
@@ -43,6 +43,13 @@ OWN_NAMES = {
     *STAGE_FOLDERS.values(),
     *("checkpoints", "config.json", "metrics.json", "report.html", ".lock"),
 }
+
+
+class Source(NamedTuple):
+    """What a run's data were prepared from: where it was, and its files' sizes and times."""
+
+    path: Path
+    files: str
 
 
 class RunFolder:
@@ -129,9 +136,22 @@ class RunFolder:
         except BBQRecError:
             return False
 
+    def source(self) -> Source | None:
+        """What the run was prepared from; None where that is not known (any more)."""
+        try:
+            kept = self.manifest("prepare").get("source")
+            return None if kept is None else Source(Path(kept["path"]), kept["files"])
+        except (BBQRecError, KeyError, TypeError):
+            return None
+
     @contextmanager
-    def write_stage(self, stage: str, key: str) -> Iterator[Path]:
+    def write_stage(
+        self, stage: str, key: str, about: Mapping[str, Any] | None = None
+    ) -> Iterator[Path]:
         """Yield an empty folder that becomes the stage's if the block succeeds.
+
+        Args:
+            about: further entries of the manifest.
 
         Raises StorageError where that would delete files that are not a stage's.
         """
@@ -155,6 +175,7 @@ class RunFolder:
                     "key": key,
                     "seconds": round(time.monotonic() - start, 1),
                     "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                    **(about or {}),
                     "sha256": {name: sha256_file(directory / name) for name in names},
                 },
             )
@@ -175,7 +196,7 @@ class RunFolder:
         if ids.fingerprint != trained_on:
             raise SemanticIdError(
                 f"{self.folder('tokenize')} holds other semantic IDs than {self.folder('train')} "
-                "was trained on; run `bbqrec train` again or restore the IDs"
+                f"was trained on; `bbqrec run --out {self.directory}` brings the run up to date"
             )
         return ids
 

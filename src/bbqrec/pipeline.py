@@ -164,21 +164,63 @@ def _is_done(run: RunFolder, stage: str, key: str) -> bool:
     if run.is_current(stage, key):
         logger.info("%s: unchanged, kept", stage)
         return True
-    logger.info("%s ...", stage)
+    _announce(run, stage)
     return False
 
 
-def _prepare(run: RunFolder, config: RunConfig, source: Path | None, until: str) -> None:
+def _announce(run: RunFolder, stage: str) -> None:
+    if run.folder(stage).exists():
+        logger.info("%s: out of date or damaged, doing it again ...", stage)
+    else:
+        logger.info("%s: not done yet, doing it now ...", stage)
+
+
+def source_to_prepare(run: RunFolder, config: RunConfig, source: Path | None) -> Path | None:
+    """What the run's data are to be prepared from; None where those it holds stand as they are.
+
+    Raises:
+        StorageError: the run was made from another source.
+        ConfigError: without `source`, data must be prepared again whose source is gone.
+    """
+    held = run.source()
     if source is None:
         run.verify("prepare")
+        used = PrepareConfig.parse(run.dataset().info["options"], source=str(run.directory))
+        wanted = config.prepare.model_dump()
+        changed = [name for name, value in used.model_dump().items() if value != wanted[name]]
+        if not changed:
+            return None
+        if held is None or not held.path.exists():
+            raise ConfigError(
+                f"the data in {run.directory} were prepared with another prepare.{changed[0]}, and "
+                f"their source {held.path if held else '(unknown)'} is not there to prepare them "
+                f"again; give --data again: `bbqrec run --data SOURCE --out {run.directory}`"
+            )
+        return held.path
+    files = _source_fingerprint(source, run)
+    # The same files elsewhere, moved or reached by another path, are the same source.
+    if held is not None and held.files != files and held.path != source.resolve():
+        raise StorageError(
+            f"{run.directory} holds a run on {held.path}, which {source} would replace; give "
+            f"another folder as --out, or delete {run.directory} first"
+        )
+    return None if run.is_current("prepare", fingerprint(files, config.prepare)) else source
+
+
+def _prepare(run: RunFolder, config: RunConfig, source: Path | None, until: str) -> None:
+    source = source_to_prepare(run, config, source)
+    if source is None:
+        logger.info("prepare: unchanged, kept")
     else:
-        key = fingerprint(_source_fingerprint(source, run), config.prepare)
-        if not _is_done(run, "prepare", key):
-            with run.write_stage("prepare", key) as directory:
-                prepare(source, directory, config.prepare)
-                if (source / "drawn.json").is_file():  # what the oracle knows of a drawn shop
-                    for name in TRUTH:
-                        shutil.copyfile(source / name, directory / name)
+        _announce(run, "prepare")
+        files = _source_fingerprint(source, run)
+        about = {"source": {"path": str(source.resolve()), "files": files}}
+        key = fingerprint(files, config.prepare)
+        with run.write_stage("prepare", key, about) as directory:
+            prepare(source, directory, config.prepare)
+            if (source / "drawn.json").is_file():  # what the oracle knows of a drawn shop
+                for name in TRUTH:
+                    shutil.copyfile(source / name, directory / name)
     # Not before: settings under which nothing could be prepared are not those of this run.
     write_json(run.config_path, config.model_dump(mode="json"))
     if STAGES.index(until) >= STAGES.index("train"):
@@ -210,7 +252,7 @@ def _source_fingerprint(source: Path, run: RunFolder | None = None) -> str:
         inside = source / run.directory.resolve().relative_to(source.resolve())
         own = {inside / name for name in OWN_NAMES}
         files = [p for p in files if own.isdisjoint({p, *p.parents})]
-    stats = [(str(p), p.stat()) for p in files if p.exists()]
+    stats = [(str(p.relative_to(source)), p.stat()) for p in files if p.exists()]
     return sha256_json([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
@@ -307,6 +349,7 @@ def _train(run: RunFolder, config: RunConfig, device: str) -> None:
             {
                 "recommender": config.recommender.model_dump(mode="json"),
                 "ranking": config.ranking.model_dump(mode="json"),
+                "catalog": dataset.catalog_fingerprint,
                 "semantic_ids": tables.semantic_ids.fingerprint,
                 "num_parameters": sum(p.numel() for p in model.parameters()),
                 "best_epoch": fitted.fit.best_epoch,

@@ -81,6 +81,13 @@ class Recommender:
         dataset, ids = run.dataset(), run.trained_semantic_ids()
         folder = run.folder("train")
         settings = read_json(folder / "model.json")
+        # Item numbers mean other items in another catalog, even in one of the same size.
+        catalog = dataset.catalog_fingerprint
+        if settings.get("catalog", catalog) != catalog or len(dataset.item_ids) != len(ids):
+            raise CorruptArtifactError(
+                f"{run.folder('prepare')} holds other items than {folder} was trained on; "
+                f"`bbqrec run --out {path}` brings the run up to date"
+            )
         config = RecommenderConfig.parse(settings["recommender"], source=f"{folder}/model.json")
         ranking = RankingConfig.parse(settings["ranking"], source=f"{folder}/model.json")
         weights = read_tensors(folder / "model.safetensors")
@@ -90,10 +97,6 @@ class Recommender:
             raise CorruptArtifactError(f"{folder}/model.safetensors lacks {error}") from None
         load_weights(model, folder / "model.safetensors")
         model = model.to(device).eval()
-        if len(dataset.item_ids) != len(ids):
-            raise CorruptArtifactError(
-                f"{path} holds {len(dataset.item_ids)} items but {len(ids)} semantic IDs"
-            )
         return cls(dataset, ids, model, make_ranker(model, ids, ranking, device=device))
 
     def recommend(
