@@ -12,11 +12,19 @@ from bbqrec.evaluation.protocol import (
     sample_cases,
 )
 from bbqrec.evaluation.results import Evaluation, ModelResult
-from bbqrec.evaluation.scores import Interval, Scores, score_ranks
-from bbqrec.evaluation.tables import markdown_tables, overall_table, slice_table
+from bbqrec.evaluation.scores import Interval, Scores, rank_values, score_ranks, score_values
+from bbqrec.evaluation.slices import slice_cases
+from bbqrec.evaluation.tables import (
+    SETTING_TITLES,
+    markdown_slices,
+    markdown_tables,
+    overall_table,
+    slice_table,
+)
 
 __all__ = [
     "HISTORY_SETTINGS",
+    "SETTING_TITLES",
     "Evaluation",
     "EvaluationConfig",
     "Interval",
@@ -27,12 +35,16 @@ __all__ = [
     "count_repeat_targets",
     "environment",
     "evaluate",
+    "markdown_slices",
     "markdown_tables",
     "metric_values",
     "overall_table",
     "quick_metrics",
+    "rank_values",
     "sample_cases",
     "score_ranks",
+    "score_values",
+    "slice_cases",
     "slice_table",
     "target_ranks",
 ]

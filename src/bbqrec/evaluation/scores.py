@@ -41,14 +41,35 @@ def score_ranks(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Scores]:
-    """Metrics with intervals for models whose target ranks (1-based, 0 absent) are known.
+    """Metrics with intervals for models whose target ranks (1-based, 0 absent) are known."""
+    return score_values(
+        {name: rank_values(rank, metrics) for name, rank in ranks.items()},
+        metrics,
+        reference=reference,
+        num_bootstrap=num_bootstrap,
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def rank_values(ranks: NDArray[np.int64], metrics: tuple[str, ...]) -> NDArray[np.float64]:
+    """Every metric of every case: (case, metric)."""
+    return np.stack([metric_values(ranks, metric) for metric in metrics], axis=1)
+
+
+def score_values(
+    values: Mapping[str, NDArray[np.float64]],
+    metrics: tuple[str, ...],
+    *,
+    reference: str | None = None,
+    num_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Scores]:
+    """The same from values (case, metric), such as means of `rank_values` over seeds.
 
     Also compares models evaluated at different times, as long as the cases were the same.
     """
-    values = {
-        name: np.stack([metric_values(rank, metric) for metric in metrics], axis=1)
-        for name, rank in ranks.items()
-    }  # model -> (case, metric)
     others = [] if reference is None else [name for name in values if name != reference]
     columns = [*values.values(), *(values[name] - values[str(reference)] for name in others)]
     intervals = bootstrap_intervals(
@@ -61,7 +82,7 @@ def score_ranks(
     differences = dict(zip(others, blocks[len(values) :], strict=True))
     return {
         name: Scores(
-            num_cases=len(ranks[name]), metrics=block, difference=differences.get(name, {})
+            num_cases=len(values[name]), metrics=block, difference=differences.get(name, {})
         )
         for name, block in zip(values, blocks, strict=False)
     }

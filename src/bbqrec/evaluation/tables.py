@@ -48,16 +48,23 @@ def slice_table(
 
 def markdown_tables(evaluation: Evaluation) -> str:
     """Every table of an evaluation in Markdown: overall, then each kind of slice."""
-    grids = []
+    tables = []
     for setting in SETTING_TITLES:
-        grids.append(_overall(evaluation, setting, None))
-        first = next(iter(evaluation.models.values()))[setting]
-        for kind, groups in first.slices.items():
-            for metric in next(iter(groups.values())).metrics:
-                grids.append(_slices(evaluation, setting, kind, metric))
+        tables += [_markdown(_overall(evaluation, setting, None))]
+        tables += [markdown_slices(evaluation, setting)]
     repeats = evaluation.num_repeat_targets
     note = f"{repeats} of {evaluation.num_cases} targets are items of their own history."
-    return "\n\n".join([*map(_markdown, grids), note]) + "\n"
+    return "\n\n".join([*tables, note]) + "\n"
+
+
+def markdown_slices(evaluation: Evaluation, setting: str) -> str:
+    """A Markdown table for each kind of slice and each metric of the slices."""
+    first = next(iter(evaluation.models.values()))[setting]
+    return "\n\n".join(
+        _markdown(_slices(evaluation, setting, kind, metric))
+        for kind, groups in first.slices.items()
+        for metric in next(iter(groups.values())).metrics
+    )
 
 
 def _overall(evaluation: Evaluation, setting: str, metrics: tuple[str, ...] | None) -> _Grid:

@@ -1,0 +1,202 @@
+"""A small matrix end to end: cells are made once, kept, and add up to honest tables."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_run import TINY, draw_tiny_shop
+
+from bbqrec.benchmark import BenchmarkConfig, CellStore, run_benchmark, write_tables
+from bbqrec.benchmark.cells import made_with
+from bbqrec.benchmark.tables import collect
+from bbqrec.errors import ConfigError, CorruptArtifactError, DataError
+from bbqrec.evaluation import Evaluation
+from bbqrec.pipeline import RunConfig
+from bbqrec.storage import read_json, write_json
+
+
+def matrix(**changes: Any) -> BenchmarkConfig:
+    values: dict[str, Any] = {
+        "reference": "ID only",
+        "settings": TINY,
+        "data": {"shop": {"folder": "shop"}},
+        "rows": {
+            "popularity": {"kind": "popularity"},
+            "item-kNN": {"kind": "item_knn"},
+            "ID only": {
+                "about": "a plain sequence model",
+                "seeds": [0, 1],
+                "settings": {
+                    "tokenizer": {"method": "rq_kmeans"},
+                    "recommender": {"use_codes": False, "use_content": False},
+                    "training": {"generative_weight": 0.0, "epochs": 1},
+                },
+            },
+        },
+    }
+    return BenchmarkConfig.parse(values | changes)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """All cells of `matrix()`, made once."""
+    directory = tmp_path_factory.mktemp("benchmark")
+    draw_tiny_shop(directory / "data" / "shop")
+    folders = {
+        "data_dir": directory / "data",
+        "out_dir": directory / "out",
+        "work_dir": directory / "work",
+    }
+    assert run_benchmark(matrix(), **folders) == []
+    return folders
+
+
+def stamps(folders: dict[str, Path]) -> dict[str, int]:
+    return {p.name: p.stat().st_mtime_ns for p in (folders["out_dir"] / "cells/shop").iterdir()}
+
+
+def test_finished_cells_are_not_made_again_and_need_no_data(folders: dict[str, Path]) -> None:
+    before = stamps(folders)
+
+    skipped = run_benchmark(
+        matrix(), data_dir=None, out_dir=folders["out_dir"], work_dir=folders["work_dir"]
+    )
+
+    assert skipped == []
+    assert stamps(folders) == before
+    assert "id-only-seed1.json" in before
+
+
+def test_a_cell_is_what_the_settings_of_today_would_make(folders: dict[str, Path]) -> None:
+    config = matrix()
+    key = next(k for k in config.cells() if k.row == "ID only")
+    store = CellStore(folders["out_dir"] / "cells", "shop")
+    cell = store.load(key)
+    assert cell is not None
+    settings = config.run_config(key)
+    other = matrix(settings={**TINY, "training": {**TINY["training"], "learning_rate": 0.5}})
+    older = {**cell.settings["training"]}
+    older.pop("num_negatives")  # as if the cell had been made before that setting existed
+    of_before = cell.model_copy(update={"settings": {**cell.settings, "training": older}})
+    sampled = settings.training.model_copy(update={"num_negatives": 5})
+
+    assert made_with(cell, "model", settings)
+    assert not made_with(cell, "model", other.run_config(key))
+    assert made_with(of_before, "model", settings)
+    assert not made_with(of_before, "model", settings.model_copy(update={"training": sampled}))
+    assert not made_with(cell, "popularity", settings)
+
+
+def test_rows_average_their_seeds_and_are_compared_user_by_user(folders: dict[str, Path]) -> None:
+    config = matrix()
+
+    table = collect(config, "shop", folders["out_dir"], "test")
+
+    assert table is not None
+    store = table.store
+    seeds = [k for k in config.cells() if k.row == "ID only"]
+    hits = [(lambda r: (r > 0) & (r <= 10))(store.ranks(k)["test.filtered"]) for k in seeds]
+    overall = table.evaluation.models["ID only"]["filtered"].overall
+    assert overall.metrics["recall@10"].mean == pytest.approx(np.mean(hits))
+    deviation = table.rows[2].deviation(store, "test", "filtered", "recall@10")
+    assert deviation == pytest.approx(np.std([h.mean() for h in hits], ddof=1))
+    popular = store.ranks(next(k for k in config.cells() if k.row == "popularity"))
+    ours = (popular["test.filtered"] > 0) & (popular["test.filtered"] <= 10)
+    difference = table.evaluation.models["popularity"]["filtered"].overall.difference["recall@10"]
+    assert difference.mean == pytest.approx((ours - np.mean(hits, axis=0)).mean())
+    counts = [s.num_cases for s in overall_slices(table.evaluation, "history length")]
+    assert sum(counts) == table.evaluation.num_cases
+
+
+def overall_slices(evaluation: Evaluation, kind: str) -> list[Any]:
+    return list(evaluation.models["ID only"]["filtered"].slices[kind].values())
+
+
+def test_test_results_are_shown_only_when_asked_for_and_that_is_logged(
+    folders: dict[str, Path],
+) -> None:
+    log = folders["out_dir"] / "cells" / "revealed.jsonl"
+
+    path, tables = write_tables(
+        matrix(), name="tiny", command="bbqrec", out_dir=folders["out_dir"], final=False
+    )
+
+    assert {t.evaluation.split for t in tables} == {"validation"}
+    assert "**Validation** results" in path.read_text()
+    assert not log.exists()
+    for _ in range(2):
+        write_tables(
+            matrix(), name="tiny", command="bbqrec", out_dir=folders["out_dir"], final=True
+        )
+    assert "**Validation** results" not in path.read_text()
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_the_same_stages_are_shared_between_neighbors(folders: dict[str, Path]) -> None:
+    runs = [folders["work_dir"] / "shop" / f"id-only-seed{seed}" for seed in (0, 1)]
+
+    shared = [(run / "features" / "text.safetensors").stat().st_ino for run in runs]
+    apart = [(run / "tokenizer" / "semantic_ids.safetensors").stat().st_ino for run in runs]
+
+    assert shared[0] == shared[1]
+    assert apart[0] != apart[1]  # another seed, other codes
+
+
+def test_cells_hold_no_user_ids(folders: dict[str, Path]) -> None:
+    users = read_json(folders["work_dir"] / "shop/popularity-seed0/data/ids.json")["users"]
+
+    for path in (folders["out_dir"] / "cells").rglob("*.json"):
+        content = path.read_text()
+        assert not any(f'"{user}"' in content for user in users)
+
+
+def test_what_does_not_fit_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none of the rows"):
+        matrix(reference="SASRec")
+    with pytest.raises(ConfigError, match="names the data set 'toys'"):
+        matrix(rows={"ID only": {"data": ["toys"]}})
+    with pytest.raises(ConfigError, match="share their files"):
+        matrix(rows={"ID only": {}, "id-only": {}})
+    wrong = matrix(rows={"ID only": {"settings": {"training": {"epoch": 3}}}})
+    with pytest.raises(ConfigError, match=r"shop, ID only, seed 0.*training.epoch"):
+        run_benchmark(wrong, **folders)
+    with pytest.raises(DataError, match="as --data"):
+        run_benchmark(matrix(), data_dir=None, out_dir=tmp_path, work_dir=tmp_path / "work")
+    with pytest.raises(DataError, match="no cell"):
+        write_tables(matrix(), name="x", command="x", out_dir=tmp_path, final=False)
+
+
+def test_damaged_and_foreign_cells_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    config = matrix()
+    key = config.cells()[0]
+    cells = tmp_path / "cells" / "shop"
+    cells.mkdir(parents=True)
+    for path in (folders["out_dir"] / "cells/shop").iterdir():
+        (cells / path.name).write_bytes(path.read_bytes())
+    values = read_json(cells / f"{key.name}.json")
+    write_json(cells / f"{key.name}.json", {**values, "dataset": "another"})
+
+    with pytest.raises(DataError, match=r"popularity, seed 0.*other data"):
+        collect(config, "shop", tmp_path, "test")
+    (cells / f"{key.name}.npz").write_bytes(b"PK no archive")
+    with pytest.raises(CorruptArtifactError, match="is damaged"):
+        CellStore(tmp_path / "cells", "shop").ranks(key)
+
+
+def test_settings_of_rows_and_data_sets_add_up() -> None:
+    config = matrix(
+        data={"shop": {"folder": "shop", "settings": {"recommender": {"max_history": 7}}}},
+        rows={
+            "ID only": {
+                "settings": {"recommender": {"dropout": 0.1}},
+                "on": {"shop": {"recommender": {"dropout": 0.2}}},
+            }
+        },
+    )
+
+    settings = config.run_config(config.cells()[0])
+
+    assert isinstance(settings, RunConfig)
+    assert (settings.recommender.max_history, settings.recommender.dropout) == (7, 0.2)
+    assert settings.recommender.d_model == TINY["recommender"]["d_model"]
