@@ -1,5 +1,6 @@
 """Runs: cached by what each stage depends on, resumable, and refused when damaged."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -229,6 +230,17 @@ def test_users_without_known_items_get_flagged_popular_items(finished: RunFolder
     assert answers[2].unknown_items == ["no such item"]
     alone = recommender.recommend([[known]], k=3)[0]
     assert [item.item_id for item in alone.items] == [i.item_id for i in answers[2].items]
+
+
+@pytest.mark.parametrize("request_", ["[[1, 2]]", "[['a']], allowed=[7]"])
+def test_ids_that_are_no_strings_are_refused(finished: RunFolder, request_: str) -> None:
+    """In a process of its own, where annotations are not checked."""
+    code = f"from bbqrec import Recommender as R; R.from_pretrained({str(finished.directory)!r})"
+
+    asked = [sys.executable, "-c", f"{code}.recommend({request_})"]
+    result = subprocess.run(asked, capture_output=True, text=True, check=False)
+
+    assert re.search(r"RequestError: item ids are strings, but [17] is of type int", result.stderr)
 
 
 def test_only_allowed_items_are_recommended(finished: RunFolder) -> None:

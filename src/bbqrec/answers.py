@@ -1,35 +1,76 @@
 """Requests as the command line takes them -> answers of a `Recommender`, one or a file of them."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from bbqrec.data import read_histories, write_recommendations
+from bbqrec.data import RECOMMENDATION_SUFFIXES, read_histories
 from bbqrec.errors import RequestError
 from bbqrec.recommend import Recommendation, Recommender
 from bbqrec.storage import read_text
 
-SUFFIXES = (".parquet", ".jsonl")
+STDOUT = Path("-")
 
 logger = logging.getLogger(__name__)
 
 
-def check_request(history: str | None, users: Path | None, out: Path | None) -> None:
-    """RequestError unless there is either a history, or users and a file for their answers."""
-    if (history is None) == (users is None):
-        raise RequestError("give either --history or --users (a file), not both or none")
-    if users is None and out is not None:
-        raise RequestError("--out goes with --users; the answer to one history is printed")
-    if users is None:
+def check_request(
+    history: str | None, user: str | None, users: Path | None, all_users: bool, out: Path | None
+) -> None:
+    """RequestError unless one thing is asked for, and many answers have somewhere to go."""
+    asked = {
+        "--history": history is not None,
+        "--user": user is not None,
+        "--users": users is not None,
+        "--all-users": all_users,
+    }
+    given = [name for name, is_given in asked.items() if is_given]
+    if len(given) != 1:
+        raise RequestError(
+            f"give one of --history, --user, --users and --all-users, not "
+            f"{' and '.join(given) or 'none'}"
+        )
+    if given[0] in ("--history", "--user"):
+        if out is not None:
+            raise RequestError("--out goes with --users or --all-users; one answer is printed")
         return
     if out is None:
-        raise RequestError("--users needs --out FILE.parquet or FILE.jsonl for the answers")
-    if out.suffix not in SUFFIXES or out.is_dir():
-        raise RequestError(f"--out {out} must be a file whose name ends in .parquet or .jsonl")
-    if users.resolve() == out.resolve():
+        raise RequestError(
+            f"{given[0]} needs --out FILE.parquet, .csv or .jsonl for the answers, or --out -"
+        )
+    if out != STDOUT and (out.suffix not in RECOMMENDATION_SUFFIXES or out.is_dir()):
+        raise RequestError(
+            f"--out {out} must be a file whose name ends in .parquet, .csv or .jsonl, or - for "
+            "JSON lines on stdout"
+        )
+    if users is not None and users.resolve() == out.resolve():
         raise RequestError(f"--out {out} would replace the users; give another file")
+
+
+def history_of(recommender: Recommender, user_id: str) -> list[str]:
+    """All that the run knows of one of its users; RequestError for somebody else."""
+    histories = recommender.histories()
+    if user_id not in histories:
+        raise RequestError(
+            f"the run has no user {user_id!r} among its {len(histories)} (such as "
+            f"{', '.join(map(repr, recommender.dataset.user_ids[:3]))}); for somebody new give "
+            "--history"
+        )
+    return histories[user_id]
+
+
+def histories_of(recommender: Recommender, users: Path | None) -> list[tuple[str, list[str]]]:
+    """(user id, history): of a file, read with the run's own names of columns, or of the run."""
+    if users is None:
+        return list(recommender.histories().items())
+    options = recommender.dataset.info["options"]
+    user_ids, histories = read_histories(
+        users, columns=options["columns"], time_format=options["time_format"]
+    )
+    return list(zip(user_ids, histories, strict=True))
 
 
 def parse_history(text: str) -> list[str]:
@@ -76,24 +117,22 @@ def answer_one(
 
 
 def answer_many(
-    recommender: Recommender, users: Path, out: Path, options: dict[str, Any]
-) -> dict[str, int]:
-    """Answer a file of users, one row per recommended item; return what there is to count."""
-    user_ids, histories = read_histories(users)
-    answers = recommender.recommend(histories, **options)
+    recommender: Recommender, histories: Sequence[tuple[str, list[str]]], options: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """One row per user and recommended item, and what there is to count."""
+    answers = recommender.recommend([history for _, history in histories], **options)
     rows = [
         {"user_id": user_id, "rank": rank, **item._asdict(), "is_fallback": answer.is_fallback}
-        for user_id, answer in zip(user_ids, answers, strict=True)
+        for (user_id, _), answer in zip(histories, answers, strict=True)
         for rank, item in enumerate(answer.items, start=1)
     ]
     if not rows:
         raise RequestError(
-            f"nothing is left to recommend to any of the {len(user_ids)} users: every allowed item "
-            "is in their histories; allow more items or give --include-seen"
+            f"nothing is left to recommend to any of the {len(histories)} users: every allowed "
+            "item is in their histories; allow more items or give --include-seen"
         )
-    write_recommendations(out, rows)
-    return {
-        "users": len(user_ids),
+    return rows, {
+        "users": len(histories),
         "popular_instead": sum(answer.is_fallback for answer in answers),
         "users_without_items": sum(not answer.items for answer in answers),
         "unknown_items_in_histories": sum(len(answer.unknown_items) for answer in answers),

@@ -229,17 +229,29 @@ def recommend(
             "--history", help='Item ids, oldest first: A17,B42 or, for ids with commas, ["a,b"].'
         ),
     ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", help="A user of the run; what was held out is history here."),
+    ] = None,
     users: Annotated[
         Path | None,
         typer.Option(
             "--users",
-            help="Many users: JSON lines of user_id and history, or a CSV or Parquet table of "
-            "user_id and item_id, one row per event.",
+            help="Many users: JSON lines of user_id and history, or a CSV or Parquet table with "
+            "one row per event and columns named user_id, item_id and timestamp, or as in the "
+            "run's own data.",
         ),
     ] = None,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="Every user of the run, as with --user.")
+    ] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="With --users: where the answers go (.parquet or .jsonl)."),
+        typer.Option(
+            "--out",
+            help="Where the answers to many go: .parquet, .csv or .jsonl, or - for JSON lines on "
+            "stdout.",
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items, at most the catalog's.")] = 10,
     exclude_seen: Annotated[
@@ -256,25 +268,33 @@ def recommend(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Recommend items for one history or for a file of users, with titles and log-probabilities.
+    """Recommend items for a user, a history, or many of them, with titles and log-probabilities.
+
+    A user of the run: `bbqrec recommend runs/shop --user U17`
 
     One history: `bbqrec recommend runs/shop --history A17,B42 -k 5`
 
     Many: `bbqrec recommend runs/shop --users users.csv --out answers.parquet`
 
+    All: `bbqrec recommend runs/shop --all-users --out answers.csv`
+
     Users of the file without a known item get popular items, marked `is_fallback`.
     """
     with session(quiet):
-        from bbqrec.answers import check_request, parse_history, read_allowed
+        from bbqrec.answers import STDOUT, check_request, history_of, parse_history, read_allowed
         from bbqrec.pipeline import choose_device
         from bbqrec.recommend import Recommender
 
-        check_request(history, users, out)
+        check_request(history, user, users, all_users, out)
+        if out == STDOUT and as_json:
+            raise ConfigError("--json and --out - would both print; leave one of them out")
         recommender = Recommender.from_pretrained(run, device=choose_device(device))
         allowed = None if allow is None else read_allowed(allow)
         options: dict[str, Any] = {"k": k, "exclude_seen": exclude_seen, "allowed": allowed}
-        if users is not None and out is not None:
+        if out is not None:
             _recommend_many(recommender, users, out, options, as_json)
+        elif user is not None:
+            _recommend_one(recommender, history_of(recommender, user), options, as_json)
         elif history is not None:
             _recommend_one(recommender, parse_history(history), options, as_json)
 
@@ -294,11 +314,16 @@ def _recommend_one(
 
 
 def _recommend_many(
-    recommender: Any, users: Path, out: Path, options: dict[str, Any], as_json: bool
+    recommender: Any, users: Path | None, out: Path, options: dict[str, Any], as_json: bool
 ) -> None:
-    from bbqrec.answers import answer_many
+    from bbqrec.answers import STDOUT, answer_many, histories_of
+    from bbqrec.data import recommendations_as_jsonl, write_recommendations
 
-    counts = answer_many(recommender, users, out, options)
+    rows, counts = answer_many(recommender, histories_of(recommender, users), options)
+    if out == STDOUT:
+        sys.stdout.write(recommendations_as_jsonl(rows))
+        return
+    write_recommendations(out, rows)
     if as_json:
         _print_json({**counts, "out": str(out)})
         return

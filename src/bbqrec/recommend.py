@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,6 +100,16 @@ class Recommender:
         model = model.to(device).eval()
         return cls(dataset, ids, model, make_ranker(model, ids, ranking, device=device))
 
+    def histories(self) -> dict[str, list[str]]:
+        """User id -> item ids, oldest first, of every user of the run, held-out items included."""
+        item_ids = self.dataset.item_ids
+        return {
+            user_id: [item_ids[item] for item in history]
+            for user_id, history in zip(
+                self.dataset.user_ids, self.dataset.known_histories(), strict=True
+            )
+        }
+
     def recommend(
         self,
         histories: Sequence[Sequence[str]],
@@ -114,13 +125,20 @@ class Recommender:
         are allowed.
 
         Raises:
-            RequestError: k is not in 1..number of items, or no allowed item is known.
+            RequestError: k is not in 1..number of items, no allowed item is known, or an id is not
+                a string.
         """
         if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
             raise RequestError(
                 "histories must be a list of lists of item ids, one list per user, for example "
                 '[["a", "b"]]'
             )
+        for item_id in chain(*histories, allowed or ()):
+            if not isinstance(item_id, str):
+                raise RequestError(
+                    f"item ids are strings, but {item_id!r} is of type {type(item_id).__name__}; "
+                    f"write {str(item_id)!r}"
+                )
         known = [
             [self._item_of_id[i] for i in history if i in self._item_of_id] for history in histories
         ]
@@ -131,12 +149,14 @@ class Recommender:
         )
         mask = self._mask(allowed)
         answers = self.ranker.rank(batch, k, exclude_seen=exclude_seen, allowed=mask)
-        popular = self._fallback.rank(batch, k, exclude_seen=exclude_seen, allowed=mask)
+        # One list does for everybody of whom nothing is known.
+        nobody = Histories(torch.zeros(0, dtype=torch.long), torch.zeros(2, dtype=torch.long))
+        popular = self._fallback.rank(nobody, k, exclude_seen=exclude_seen, allowed=mask)
         results = []
         for user, history in enumerate(histories):
             is_fallback = not known[user]
-            ranking = popular if is_fallback else answers
-            rows = zip(ranking.items[user].tolist(), ranking.scores[user].tolist(), strict=True)
+            ranking, row = (popular, 0) if is_fallback else (answers, user)
+            rows = zip(ranking.items[row].tolist(), ranking.scores[row].tolist(), strict=True)
             results.append(
                 Recommendation(
                     [self._describe(item, score) for item, score in rows if item >= 0],

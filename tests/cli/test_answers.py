@@ -70,13 +70,21 @@ def test_only_allowed_items_are_recommended(finished: Path, tmp_path: Path) -> N
         (["--history", "[null]"], "must be a JSON list of item ids"),
         (["--history", "i6", "-k", "41"], "k must lie between 1 and the 40 items"),
         (["--history", "i6", "-k", "0"], "k must lie between 1 and the 40 items"),
-        (["--history", "i6", "--users", "u.csv"], "give either --history or --users"),
+        (
+            ["--history", "i6", "--users", "u.csv"],
+            "give one of --history, --user, --users and --all-users, not --history",
+        ),
         (["--history", "i6", "--out", "o.jsonl"], "--out goes with --users"),
         (["--history", "i6", "--device", "tpu"], "there are cpu, cuda"),
         (["--history", "i6", "--allow", "empty.txt"], "empty.txt names no item"),
         (["--history", "i6", "--allow", "nothing.txt"], "nothing.txt is missing"),
+        ([], "give one of --history, --user, --users and --all-users, not none"),
         (["--users", "u.csv"], "--users needs --out"),
-        (["--users", "u.csv", "--out", "o.csv"], "ends in .parquet or .jsonl"),
+        (["--all-users"], "--all-users needs --out"),
+        (["--user", "u1", "--out", "o.csv"], "--out goes with --users or --all-users"),
+        (["--user", "zz"], "the run has no user 'zz' among its 82 (such as 'u"),
+        (["--all-users", "--out", "-", "--json"], "leave one of them out"),
+        (["--users", "u.csv", "--out", "o.txt"], "ends in .parquet, .csv or .jsonl"),
         (["--users", "none.csv", "--out", "o.jsonl"], "none.csv does not exist"),
         (["--users", "empty.txt", "--out", "o.jsonl"], "empty.txt is empty"),
         (["--users", "bad.jsonl", "--out", "o.jsonl"], "names no user to recommend to; line 1"),
@@ -103,7 +111,7 @@ def test_a_request_that_cannot_be_answered_is_one_sentence(
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-@pytest.mark.parametrize("out", ["answers.jsonl", "answers.parquet"])
+@pytest.mark.parametrize("out", ["answers.jsonl", "answers.parquet", "answers.csv"])
 def test_a_batch_answers_every_user(finished: Path, tmp_path: Path, kind: str, out: str) -> None:
     users = tmp_path / f"users.{kind}"
     histories: dict[str, list[Any] | None] = {
@@ -126,7 +134,8 @@ def test_a_batch_answers_every_user(finished: Path, tmp_path: Path, kind: str, o
 
     counts = answer("recommend", finished, "--users", users, "--out", tmp_path / out, "-k", "3")
 
-    frame = pl.read_ndjson(tmp_path / out) if out.endswith("l") else pl.read_parquet(tmp_path / out)
+    read = {"jsonl": pl.read_ndjson, "parquet": pl.read_parquet, "csv": pl.read_csv}
+    frame = read[out.partition(".")[2]](tmp_path / out)
     by_user = dict(frame.group_by("user_id").agg(pl.col("is_fallback").any()).iter_rows())
     alone = answer("recommend", finished, "--history", "i6,i7", "-k", "3")["items"]
     good = frame.filter(pl.col("user_id") == "good")
@@ -143,6 +152,35 @@ def test_a_batch_answers_every_user(finished: Path, tmp_path: Path, kind: str, o
         "unknown_items_in_histories": 2,
         "out": str(tmp_path / out),
     }
+
+
+def test_a_user_of_the_run_is_asked_for_by_name(finished: Path, shop: Path) -> None:
+    """The history is all of the source's: validation and test items are past by now."""
+    log = pl.read_csv(shop / "shop.csv", infer_schema=False, truncate_ragged_lines=True)
+    log = log.with_columns(pl.col("timestamp").cast(pl.Int64, strict=False)).drop_nulls("timestamp")
+    mine = log.filter(pl.col("user_id") == "u7").unique(["item_id", "timestamp"]).sort("timestamp")
+    history = json.dumps(mine["item_id"].to_list())
+
+    asked = answer("recommend", finished, "--user", "u7")
+
+    assert len(mine) == 6
+    assert asked == answer("recommend", finished, "--history", history)
+
+
+def test_all_users_of_the_run_are_answered_alike(finished: Path, tmp_path: Path) -> None:
+    ask = ("recommend", finished, "--all-users", "-k", "3")
+
+    counts = answer(*ask, "--out", tmp_path / "answers.csv")
+    printed = invoke(*ask, "--out", "-", "--quiet")
+
+    rows = [json.loads(line) for line in printed.stdout.splitlines()]
+    written = pl.read_csv(tmp_path / "answers.csv")
+    assert counts["users"] == 82
+    assert [row["item_id"] for row in rows] == written["item_id"].to_list()
+    alone = answer("recommend", finished, "--user", "u7", "-k", "3")["items"]
+    assert [row["item_id"] for row in rows if row["user_id"] == "u7"] == [
+        item["item_id"] for item in alone
+    ]
 
 
 def test_a_batch_without_anything_to_recommend_is_refused(finished: Path, tmp_path: Path) -> None:

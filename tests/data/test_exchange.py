@@ -165,5 +165,17 @@ def test_recommendations_come_back(tmp_path: Path, suffix: str) -> None:
 
 
 def test_recommendations_of_an_unknown_kind_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"must end in \.parquet or \.jsonl"):
+    with pytest.raises(DataError, match=r"must end in \.parquet, \.csv or \.jsonl"):
         write_recommendations(tmp_path / "out.xlsx", [{"user_id": "u", "items": np.arange(2)}])
+
+
+def test_a_table_of_users_may_have_the_names_and_dates_of_the_runs_own_data(tmp_path: Path) -> None:
+    path = tmp_path / "users.csv"
+    path.write_text("who,what,when\nu,b,31/01/2024\nu,a,02/01/2024\nu,c,soon\n")
+    names = {"user_id": "who", "item_id": "what", "timestamp": "when"}
+
+    mapped = read_histories(path, columns=names, time_format="%d/%m/%Y")
+
+    assert mapped == (["u"], [["a", "b", "c"]])
+    path.write_text("user_id,item_id,ts\nu,b,2024-01-31\nu,a,2024-01-02\n")
+    assert read_histories(path, columns=names, time_format="%d/%m/%Y") == (["u"], [["a", "b"]])

@@ -4,8 +4,10 @@ from bbqrec.data.catalog import load_texts
 from bbqrec.data.dataset import Cases, Dataset, Sequences
 from bbqrec.data.drawn_shop import Oracle, draw_shop
 from bbqrec.data.exchange import (
+    RECOMMENDATION_SUFFIXES,
     read_histories,
     read_semantic_ids,
+    recommendations_as_jsonl,
     write_index_json,
     write_recommendations,
     write_semantic_ids,
@@ -15,6 +17,7 @@ from bbqrec.data.prepare import PrepareConfig, load_weights, prepare
 from bbqrec.data.vectors import read_vectors
 
 __all__ = [
+    "RECOMMENDATION_SUFFIXES",
     "Cases",
     "Dataset",
     "Oracle",
@@ -30,6 +33,7 @@ __all__ = [
     "read_images",
     "read_semantic_ids",
     "read_vectors",
+    "recommendations_as_jsonl",
     "write_index_json",
     "write_recommendations",
     "write_semantic_ids",

@@ -102,6 +102,14 @@ class Dataset:
         """How often each item occurs in training."""
         return np.bincount(self.train.items, minlength=self.num_items)
 
+    def known_histories(self) -> list[NDArray[np.int32]]:
+        """All that is known of each user, oldest item first: what was held out is past by now."""
+        rows = [self.train.row(user) for user in range(self.num_users)]
+        for cases in (self.validation, self.test):  # in order of time
+            for case, user in enumerate(cases.users.tolist()):
+                rows[user] = np.append(cases.histories.row(case), cases.targets[case])
+        return rows
+
     def save(self, directory: Path) -> None:
         """Write `dataset.json`, `ids.json` and one safetensors file of sequences."""
         tensors: dict[str, NDArray[Any]] = {

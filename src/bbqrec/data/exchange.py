@@ -17,6 +17,7 @@ from bbqrec.storage import read_json, read_text, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
+RECOMMENDATION_SUFFIXES = (".parquet", ".csv", ".jsonl")
 _CODE = re.compile(r"<([A-Za-z]+)_(\d{1,9})>")
 _SIZES_KEY = "codebook_sizes"
 
@@ -133,14 +134,22 @@ def read_id_map(path: Path) -> dict[str, str]:
     return number_of
 
 
-def read_histories(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_histories(
+    path: Path, *, columns: Mapping[str, str] | None = None, time_format: str | None = None
+) -> tuple[list[str], list[list[str]]]:
     """Users to recommend to and their histories, oldest item first.
 
     JSON lines hold {"user_id": ..., "history": [...]}. Tables hold either a `history` column (a
     list in Parquet, ids separated by spaces in text) or one row per interaction, ordered by
     timestamp or position where there is one. Nobody with a user id is left out: what cannot be
     read of a history is logged and missing from it, to the point of an empty one.
+
+    Args:
+        columns: our name -> a table's, taken where the table has it, as in `PrepareConfig`.
+        time_format: strptime pattern tried before the usual ones.
     """
+    import polars as pl
+
     from bbqrec.data.lines import Rejected, base_name
     from bbqrec.data.records import Layout, read_chunks
 
@@ -150,7 +159,9 @@ def read_histories(path: Path) -> tuple[list[str], list[list[str]]]:
     if base_name(path).endswith((".jsonl", ".ndjson", ".json")):
         users, histories = _json_histories(path, rejected)
     else:
-        users, histories = _table_histories(path, read_chunks(path, Layout(), rejected), rejected)
+        frame = pl.concat(list(read_chunks(path, Layout(), rejected)), how="diagonal_relaxed")
+        frame = _in_order(path, frame, columns or {}, time_format, rejected)
+        users, histories = _table_histories(path, frame, rejected)
     first = f"line {r['line']}: {r['reason']}" if (r := next(iter(rejected.rows), None)) else ""
     if not users:
         raise DataError(
@@ -192,27 +203,51 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
 
 
-def _table_histories(path: Path, chunks: Any, rejected: Any) -> tuple[list[str], list[list[str]]]:
+def _in_order(
+    path: Path,
+    frame: Any,
+    columns: Mapping[str, str],
+    time_format: str | None,
+    rejected: Any,
+) -> Any:
+    """`frame` as line, user_id and item_id or history, its events in order of time."""
     import polars as pl
 
     from bbqrec.data.interactions import parse_times
-    from bbqrec.data.raw import ids_as_strings, map_columns
+    from bbqrec.data.raw import map_columns
     from bbqrec.data.records import LINE
 
-    frame = pl.concat(list(chunks), how="diagonal_relaxed")
-    found = map_columns(frame.columns, {}, ("user_id", "item_id", "timestamp", "position"))
+    wanted = ("user_id", "item_id", "timestamp", "position")
+    found = map_columns(frame.columns, columns, wanted)
     is_wide = "history" in frame.columns
     if "user_id" not in found or not (is_wide or "item_id" in found):
         there = ", ".join(name for name in frame.columns if name != LINE)
         raise DataError(
-            f"{path} must have the columns user_id and either item_id or history; it has: {there}"
+            f"{path} must have the columns user_id and either item_id or history, or the names "
+            f"that the run's data have for them; it has: {there}"
         )
+    if is_wide:
+        return frame.select(LINE, "history", user_id=pl.col(found["user_id"]))
     time = found.get("timestamp", found.get("position"))
-    if time is not None and not is_wide:
-        frame = frame.with_columns(parse_times(frame[time], None).alias("_time"))
+    if time is not None:
+        times = parse_times(frame[time], time_format)
+        if times.null_count() == len(times):  # written otherwise than in the run's data
+            times = parse_times(frame[time], None)
+        for line in frame.filter(times.is_null())[LINE]:
+            rejected.add(path, line, f"the {time} cannot be read, so the event counts as the last")
+        frame = frame.with_columns(times.alias("_time"))
         frame = frame.sort("_time", maintain_order=True, nulls_last=True)
-    items = "history" if is_wide else found["item_id"]
-    frame = frame.select(LINE, user_id=pl.col(found["user_id"]), items=pl.col(items))
+    return frame.select(LINE, **{name: pl.col(found[name]) for name in ("user_id", "item_id")})
+
+
+def _table_histories(path: Path, frame: Any, rejected: Any) -> tuple[list[str], list[list[str]]]:
+    import polars as pl
+
+    from bbqrec.data.raw import ids_as_strings
+    from bbqrec.data.records import LINE
+
+    is_wide = "history" in frame.columns
+    frame = frame.rename({"history" if is_wide else "item_id": "items"})
     ids = ["user_id"] if is_wide else ["user_id", "items"]
     frame = ids_as_strings(path, frame, ids).with_columns(
         pl.when(pl.col(name).str.strip_chars() != "").then(pl.col(name)) for name in ids
@@ -234,16 +269,25 @@ def _table_histories(path: Path, chunks: Any, rejected: Any) -> tuple[list[str],
     return frame["user_id"].to_list(), [history or [] for history in histories.to_list()]
 
 
+def recommendations_as_jsonl(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One JSON object a line."""
+    options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+    return b"".join(orjson.dumps(dict(row), option=options) for row in rows).decode()
+
+
 def write_recommendations(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write one record per user to `.parquet` or `.jsonl`, all or nothing."""
+    """Write one record per user and item to `.parquet`, `.csv` or `.jsonl`, all or nothing."""
     import polars as pl
 
+    if path.suffix not in RECOMMENDATION_SUFFIXES:
+        raise DataError(f"{path} must end in .parquet, .csv or .jsonl to say how to write it")
     if path.suffix == ".jsonl":
-        options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
-        write_bytes(path, b"".join(orjson.dumps(dict(row), option=options) for row in rows))
-    elif path.suffix == ".parquet":
-        buffer = io.BytesIO()
-        pl.from_dicts([dict(row) for row in rows], infer_schema_length=None).write_parquet(buffer)
-        write_bytes(path, buffer.getvalue())
+        write_bytes(path, recommendations_as_jsonl(rows).encode())
+        return
+    frame = pl.from_dicts([dict(row) for row in rows], infer_schema_length=None)
+    buffer = io.BytesIO()
+    if path.suffix == ".csv":
+        frame.write_csv(buffer)
     else:
-        raise DataError(f"{path} must end in .parquet or .jsonl to say how to write it")
+        frame.write_parquet(buffer)
+    write_bytes(path, buffer.getvalue())
