@@ -3,6 +3,7 @@
 from bbqrec.evaluation.bootstrap import Intervals, bootstrap_intervals
 from bbqrec.evaluation.environment import environment
 from bbqrec.evaluation.metrics import metric_values, target_ranks
+from bbqrec.evaluation.predictions import read_predictions, write_trec
 from bbqrec.evaluation.protocol import (
     HISTORY_SETTINGS,
     EvaluationConfig,
@@ -41,10 +42,12 @@ __all__ = [
     "overall_table",
     "quick_metrics",
     "rank_values",
+    "read_predictions",
     "sample_cases",
     "score_ranks",
     "score_values",
     "slice_cases",
     "slice_table",
     "target_ranks",
+    "write_trec",
 ]

@@ -10,8 +10,11 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from jaxtyping import Int
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from bbqrec.config import Config
 from bbqrec.data import Cases, Dataset
@@ -92,12 +95,16 @@ def evaluate(
     dataset: Dataset,
     config: EvaluationConfig | None = None,
     *,
+    lists: Mapping[str, Int[Tensor, "case rank"]] | None = None,
     reference: str | None = None,
     split: str = "test",
 ) -> Evaluation:
     """Rank all items for all `cases` with every model and measure where the targets stand.
 
     Args:
+        lists: further models that have answered already: items best first, -1 in unused places.
+            With the history filtered its items are taken out, so lists should be longer than the
+            deepest metric.
         reference: the model that the others are compared with, pair by pair.
         split: what to call the cases.
 
@@ -107,11 +114,13 @@ def evaluate(
         RequestError: a model answered with something that is no ranking of the candidates.
     """
     config = config or EvaluationConfig()
-    if not rankers:
+    lists = lists or {}
+    names = [*rankers, *lists]
+    if not names:
         raise ConfigError("there is no model to evaluate; name at least one")
-    if reference is not None and reference not in rankers:
+    if reference is not None and reference not in names:
         raise ConfigError(
-            f"the reference {reference!r} is not among the models to evaluate: {sorted(rankers)}"
+            f"the reference {reference!r} is not among the models to evaluate: {sorted(names)}"
         )
     if not len(cases):
         raise DataError(f"the {split} split has no cases; nothing can be evaluated on it")
@@ -122,6 +131,11 @@ def evaluate(
                 ranked[setting][name] = _rank_all(
                     name, ranker, cases, dataset.num_items, config, exclude_seen, progress
                 )
+    for setting, exclude_seen in HISTORY_SETTINGS.items():
+        for name, items in lists.items():
+            ranked[setting][name] = _rank_listed(
+                name, items, cases, dataset.num_items, config, exclude_seen
+            )
     slices = slice_cases(
         cases,
         dataset,
@@ -140,8 +154,8 @@ def evaluate(
         num_cases=len(cases),
         num_items=dataset.num_items,
         num_repeat_targets=count_repeat_targets(cases),
-        models={name: {s: results[s][name] for s in HISTORY_SETTINGS} for name in rankers},
-        ranks={name: {s: ranked[s][name].ranks for s in HISTORY_SETTINGS} for name in rankers},
+        models={name: {s: results[s][name] for s in HISTORY_SETTINGS} for name in names},
+        ranks={name: {s: ranked[s][name].ranks for s in HISTORY_SETTINGS} for name in names},
     )
 
 
@@ -201,6 +215,33 @@ def _rank_all(
         listed += torch.bincount(shown[shown >= 0], minlength=num_items)
         progress.advance(len(targets))
     return _Ranked(torch.cat(ranks).numpy(), listed.numpy(), time.perf_counter() - start)
+
+
+def _rank_listed(
+    name: str,
+    items: Int[Tensor, "case rank"],
+    cases: Cases,
+    num_items: int,
+    config: EvaluationConfig,
+    exclude_seen: bool,
+) -> _Ranked:
+    """As `_rank_all`, of lists that are there already."""
+    histories = cases.histories.to_histories()
+    if len(items) != len(cases):
+        raise RequestError(f"the model {name!r} answers {len(items)} of {len(cases)} cases")
+    if exclude_seen:
+        row = torch.arange(len(items))[:, None]
+        seen = histories.rows() * num_items + histories.items
+        is_seen = torch.isin(row * num_items + items, seen) & (items >= 0)
+        # What is taken out leaves no gap.
+        order = is_seen.to(torch.int8).argsort(dim=1, stable=True)
+        items = items.masked_fill(is_seen, -1).gather(1, order)
+    items = F.pad(items, (0, max(0, config.depth - items.shape[1])), value=-1)[:, : config.depth]
+    _check_ranking(name, items, histories, config.depth, num_items, exclude_seen)
+    shown = items[:, : config.list_length]
+    listed = torch.bincount(shown[shown >= 0], minlength=num_items)
+    ranks = target_ranks(items, torch.from_numpy(cases.targets).long())
+    return _Ranked(ranks.numpy(), listed.numpy(), 0.0)
 
 
 def _check_ranking(
