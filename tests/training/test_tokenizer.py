@@ -83,6 +83,9 @@ def assert_equal(left: FittedTokenizer, right: FittedTokenizer) -> None:
         {"w_s": 0.0},
         {"method": "rq_vae"},
         {"method": "rq_kmeans", "modalities": ["text"]},
+        {"method": "letter"},
+        {"method": "letter", "modalities": ["image"], "dim": 80, "w_diversity": 0.0},
+        {"method": "letter", "codebook_size": [8, 4, 9], "w_align": 0.0},
     ],
     ids=str,
 )
@@ -104,15 +107,30 @@ def test_every_reading_of_the_method_names_all_items_apart(
     assert max(fitted.health["codes_used"]) > 2
 
 
+@pytest.mark.parametrize("method", ["bbqrec", "letter"])
 def test_the_same_seed_gives_the_same_codes_and_held_out_items_change_nothing(
-    shop: tuple[list[Features], Dataset],
+    shop: tuple[list[Features], Dataset], method: str
 ) -> None:
     features, dataset = shop
+    config = small_config(method=method)
 
-    first = fit_tokenizer(features, dataset, small_config(), seed=3)
-    second = fit_tokenizer(features, with_other_held_out(dataset), small_config(), seed=3)
+    first = fit_tokenizer(features, dataset, config, seed=3)
+    second = fit_tokenizer(features, with_other_held_out(dataset), config, seed=3)
 
     assert_equal(first, second)
+
+
+def test_without_its_own_losses_letter_is_rq_vae(shop: tuple[list[Features], Dataset]) -> None:
+    features, dataset = shop
+
+    letter = fit_tokenizer(
+        features, dataset, small_config(method="letter", w_align=0.0, w_diversity=0.0), seed=2
+    )
+
+    rq_vae = fit_tokenizer(features, dataset, small_config(method="rq_vae"), seed=2)
+    assert torch.equal(letter.semantic_ids.codes, rq_vae.semantic_ids.codes)
+    for name, tensor in rq_vae.weights.items():
+        assert torch.equal(tensor, letter.weights[f"rq_vae.{name}"]), name
 
 
 def test_items_unseen_in_training_get_no_item_vector(
@@ -134,7 +152,7 @@ def test_items_unseen_in_training_get_no_item_vector(
     assert (before[~is_unseen] != after[~is_unseen]).any(1).all()
 
 
-@pytest.mark.parametrize("method", ["bbqrec", "rq_vae"])
+@pytest.mark.parametrize("method", ["bbqrec", "rq_vae", "letter"])
 @pytest.mark.parametrize("killed_at", [3, 9])
 def test_a_killed_run_resumes_bitwise(
     shop: tuple[list[Features], Dataset],
@@ -191,6 +209,27 @@ def test_what_cannot_work_is_refused_before_training(
     torn = Features("text", torch.full((60, 4), torch.nan), torch.ones(60, dtype=torch.bool), {})
     with pytest.raises(FeatureError, match="finite"):
         fit_tokenizer([torn], dataset, small_config(), seed=0)
+
+
+def test_alignment_puts_behavior_in_the_place_of_nuisance() -> None:
+    """Against rq_vae, mean over three seeds: the first codes say more of behavior's clusters, all
+    codes less of what behavior does not need."""
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for seed in range(3):
+        shop = planted_shop(seed=seed)
+        for method in ("rq_vae", "letter"):
+            config = PLANTED_CONFIG.model_copy(update={"method": method})
+            fitted = fit_tokenizer(shop.features, shop.dataset, config, seed=seed)
+            codes = fitted.item_vectors["quantized"]
+            nuisance = np.mean([probe(codes, shop.nuisance[m]) for m in MODALITIES])
+            information = fitted.health["information"]["behavior"]
+            scores.setdefault(method, []).append((information, float(nuisance)))
+
+    (information, nuisance), (information_before, nuisance_before) = (
+        np.mean(scores[method], axis=0) for method in ("letter", "rq_vae")
+    )
+    assert information > information_before + 0.03, scores
+    assert nuisance < nuisance_before - 0.08, scores
 
 
 @pytest.mark.timeout(900)  # five trainings: about 15 s of one core each

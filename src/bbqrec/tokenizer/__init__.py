@@ -13,8 +13,11 @@ from bbqrec.tokenizer.config import TokenizerConfig
 from bbqrec.tokenizer.cooccurrence import cooccurrence_vectors
 from bbqrec.tokenizer.health import health_table
 from bbqrec.tokenizer.kmeans import kmeans, nearest, residual_kmeans
+from bbqrec.tokenizer.letter import CodeGroups
 from bbqrec.tokenizer.losses import (
+    alignment_loss,
     cross_stream_loss,
+    diversity_loss,
     quantization_loss,
     reconstruction_loss,
     sequence_to_item_loss,
@@ -30,6 +33,7 @@ __all__ = [
     "BehaviorBoundTokenizer",
     "Club",
     "ClubPair",
+    "CodeGroups",
     "Informations",
     "ItemContent",
     "Quantized",
@@ -39,11 +43,13 @@ __all__ = [
     "TokenizerConfig",
     "WindowBatch",
     "WindowSampler",
+    "alignment_loss",
     "assign",
     "club_bound",
     "club_likelihood",
     "cooccurrence_vectors",
     "cross_stream_loss",
+    "diversity_loss",
     "explained_by",
     "fit_rq_kmeans",
     "health_table",

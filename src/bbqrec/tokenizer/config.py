@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from bbqrec.config import Config
 
-Method = Literal["bbqrec", "rq_vae", "rq_kmeans"]
+Method = Literal["bbqrec", "rq_vae", "rq_kmeans", "letter"]
 Layout = Literal["fused", "per_stream", "id_last", "cascade"]
 
 
@@ -19,7 +19,8 @@ class TokenizerConfig(Config):
     """
 
     method: Method = "bbqrec"
-    """bbqrec: behavior-bound; rq_vae: on content alone; rq_kmeans: PCA, then k-means levels."""
+    """bbqrec: behavior-bound; rq_vae: on content alone; rq_kmeans: PCA, then k-means levels;
+    letter: rq_vae, drawn to training co-occurrence, with codes spread out."""
     layout: Layout = "fused"
     """How the streams (modalities, then the item vector) share one semantic ID."""
     modalities: tuple[str, ...] | None = Field(None, min_length=1)
@@ -33,7 +34,8 @@ class TokenizerConfig(Config):
     dim: int = Field(32, ge=2)
 
     encoder_dims: tuple[int, ...] = (512, 256, 128)
-    """Hidden widths of the behavior-aligned encoders, and of RQ-VAE's encoder and decoder."""
+    """Hidden widths of the behavior-aligned encoders, and of RQ-VAE's encoder and decoder (also
+    letter's)."""
     specific_encoder_dims: tuple[int, ...] = (512, 256)
     specific_dim: int = Field(64, ge=1)
     decoder_dims: tuple[int, ...] = (256, 512)
@@ -56,8 +58,15 @@ class TokenizerConfig(Config):
     """The same as what the aligned encoders should drop. Much smaller, so that what behavior
     needs stays in the aligned vectors; nothing else holds the rest there."""
     w_mi_ramp_epochs: int = Field(10, ge=0)
+    w_align: float = Field(0.1, ge=0)
+    """Weight, in letter, of the pull of an item's code vectors to its co-occurrence vector."""
+    w_diversity: float = Field(1e-4, ge=0)
+    """Weight, in letter, of the pull of chosen code vectors to others of their group."""
+    diversity_clusters: int = Field(10, ge=1)
+    """Groups of near codes in each level, in letter; at most half of the level's codes."""
     commitment: float = Field(0.25, ge=0)
     temperature: float = Field(0.07, gt=0)
+    """Of both contrasts: sequence to item, and letter's with co-occurrence."""
 
     max_history: int = Field(20, ge=1)
     """Longest stretch of a history that one training window predicts over."""
@@ -67,12 +76,12 @@ class TokenizerConfig(Config):
     sequence_dropout: float = Field(0.0, ge=0, lt=1)
 
     epochs: int = Field(15, ge=1)
-    """An epoch reads one window of every user; for rq_vae, every item once."""
+    """An epoch reads one window of every user; for rq_vae and letter, every item once."""
     unquantized_epochs: int = Field(5, ge=0)
     """First epochs, with vectors in place of their code vectors; then codebooks by k-means.
     At most half of `epochs`."""
     batch_size: int = Field(256, ge=2)
-    """Windows (rq_vae: items) in a batch."""
+    """Windows (rq_vae and letter: items) in a batch."""
     catalog_draws: int = Field(512, ge=2)
     """Items drawn uniformly into every batch; the softmax is full where the catalog fits."""
     learning_rate: float = Field(1e-3, gt=0)

@@ -69,6 +69,49 @@ def sequence_to_item_loss(
     return F.cross_entropy(corrected, targets)
 
 
+def alignment_loss(
+    vectors: Float[Tensor, "batch dim"],
+    behavior: Float[Tensor, "batch dim"],
+    is_known: Bool[Tensor, "batch"],
+    *,
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Draw each item to what behavior says of it and away from what it says of the batch's others.
+
+    InfoNCE within the batch, the collaborative regularization of LETTER (Wang et al., 2024), here
+    on cosines: co-occurrence vectors of frequent items are many times longer than others'.
+
+    Args:
+        is_known: False where `behavior` says nothing; such items neither count nor stand against
+            others.
+    """
+    cosines = F.normalize(vectors, dim=-1) @ F.normalize(behavior, dim=-1).T  # (batch, item)
+    own = torch.arange(len(vectors), device=vectors.device)
+    # Every row keeps its own column, so that no row is without a finite entry.
+    is_candidate = is_known | (own[:, None] == own)
+    logits = (cosines / temperature).masked_fill(~is_candidate, -torch.inf)
+    return _masked_mean(F.cross_entropy(logits, own, reduction="none"), is_known)
+
+
+def diversity_loss(
+    codes: Int[Tensor, "batch"],
+    codebook: Float[Tensor, "code dim"],
+    groups: Int[Tensor, "code"],
+) -> Float[Tensor, ""]:
+    """Draw each chosen code's vector to the others of its group and away from the level's rest.
+
+    Cross-entropy of a softmax of dot products over the other codes, mean over those of the group:
+    what the diversity regularization of LETTER (Wang et al., 2024), which draws one of them at
+    random, is on average. A code alone in its group does not count.
+    """
+    is_self = torch.eye(len(codebook), dtype=torch.bool, device=codebook.device)
+    log_probs = (codebook @ codebook.T).masked_fill(is_self, -torch.inf).log_softmax(-1)
+    is_near = (groups[:, None] == groups) & ~is_self  # (code, code)
+    num_near = is_near.sum(-1)
+    per_code = -log_probs.masked_fill(~is_near, 0.0).sum(-1) / num_near.clamp(min=1)
+    return _masked_mean(per_code[codes], num_near[codes] > 0)
+
+
 def _masked_mean(
     values: Float[Tensor, "*shape"], is_counted: Bool[Tensor, "*shape"]
 ) -> Float[Tensor, ""]:

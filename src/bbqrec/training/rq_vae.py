@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -78,7 +78,7 @@ class RQVAERecipe:
 
     def losses(self, batch: ItemBatch) -> dict[str, Tensor]:
         vectors, weights = self._vectors[batch.items], self._weights[batch.items]
-        latent = self._tokenizer(vectors)
+        values = latent = self._tokenizer(vectors)
         terms = {}
         self._quantized = None
         if batch.epoch >= self._config.quantized_from:
@@ -87,10 +87,24 @@ class RQVAERecipe:
             terms["quantization"] = quantization_loss(
                 quantized, everything, commitment=self._config.commitment
             )
-            latent = straight_through(latent, quantized.sums)
-        squared = weights * (self._tokenizer.decoder(latent) - vectors).square()
+            values = straight_through(latent, quantized.sums)
+        squared = weights * (self._tokenizer.decoder(values) - vectors).square()
         terms["reconstruction"] = squared.sum() / weights.sum().clamp(min=1)
-        return terms
+        return terms | self.further_losses(batch.items, values, self._quantized)
+
+    def further_losses(
+        self,
+        items: Int[Tensor, "batch"],
+        values: Float[Tensor, "batch dim"],
+        quantized: Quantized | None,
+    ) -> dict[str, Tensor]:
+        """What a method built on this one asks for besides; here nothing.
+
+        Args:
+            values: latent vectors, once there are codes straight through their code vectors.
+            quantized: None before there are codes.
+        """
+        return {}
 
     def after_step(self, batch: ItemBatch) -> None:
         if self._quantized is not None:

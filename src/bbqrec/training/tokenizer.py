@@ -14,6 +14,7 @@ from bbqrec.semantic_ids import SemanticIds
 from bbqrec.storage import sha256_json
 from bbqrec.tokenizer import Assignment, TokenizerConfig, fit_rq_kmeans, health_table
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
+from bbqrec.training.letter import LetterRecipe
 from bbqrec.training.loop import LoopConfig, Recipe, fit
 from bbqrec.training.rq_vae import RQVAERecipe
 
@@ -85,6 +86,8 @@ def _train(
     recipe: BehaviorBoundRecipe | RQVAERecipe
     if config.method == "bbqrec":
         recipe = BehaviorBoundRecipe(features, dataset, config, seed=seed, device=device)
+    elif config.method == "letter":
+        recipe = LetterRecipe(features, dataset, config, seed=seed, device=device)
     else:
         recipe = RQVAERecipe(features, config, seed=seed, device=device)
     trained: Recipe[Any] = recipe
