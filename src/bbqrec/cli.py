@@ -5,10 +5,23 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.console import Console
 
+from bbqrec.cli_benchmark import commands
+from bbqrec.cli_options import (
+    ConfigArgument,
+    Data,
+    Device,
+    DryRun,
+    Json,
+    Out,
+    Overrides,
+    Quiet,
+    RunArgument,
+    Seed,
+    print_json,
+)
 from bbqrec.errors import ConfigError, CorruptArtifactError
 from bbqrec.terminal import say, session
 
@@ -33,40 +46,6 @@ app = typer.Typer(
 )
 # Before torch is imported: on a busy small machine two threads are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-ConfigArgument = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="[CONFIG]", help="TOML settings; without it, the run folder's or the defaults."
-    ),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        help="Raw data: a table of user_id, item_id, timestamp (and title, image, ...) or a "
-        "folder; docs/data.md lists all formats. Not needed again to continue a run.",
-    ),
-]
-Out = Annotated[Path, typer.Option("--out", help="The run folder to create or continue.")]
-RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="The folder that `run` or `prepare` made.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", "-s", metavar="KEY=VALUE", help="Change a setting (repeatable): training.epochs=5."
-    ),
-]
-Device = Annotated[
-    str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto (CUDA if there is one).")
-]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Overrides the config's seed.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and the result.")]
-Json = Annotated[bool, typer.Option("--json", help="The result as one JSON document on stdout.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Estimate time, memory and disk; compute nothing.")
-]
 
 
 @app.command()
@@ -308,7 +287,7 @@ def _recommend_one(
     answer = answer_one(recommender, history, options)
     if as_json:
         items = [item._asdict() for item in answer.items]
-        _print_json({**answer._asdict(), "items": items})
+        print_json({**answer._asdict(), "items": items})
     else:
         Console().print(recommendation_table(recommender, history, answer))
 
@@ -325,7 +304,7 @@ def _recommend_many(
         return
     write_recommendations(out, rows)
     if as_json:
-        _print_json({**counts, "out": str(out)})
+        print_json({**counts, "out": str(out)})
         return
     say(
         f"{counts['users']} users answered, {counts['popular_instead']} of them with popular items "
@@ -372,7 +351,7 @@ def _run(
         from bbqrec.estimate import estimate
 
         values, table = estimate(folder, config, source=data, device=choose_device(device))
-        _print_json(values) if as_json else Console().print(table)
+        print_json(values) if as_json else Console().print(table)
         return
     run_stages(folder, config, source=data, device=choose_device(device), until=until)
     _show(out, until, as_json)
@@ -398,13 +377,12 @@ def _show(out: Path, stage: str, as_json: bool) -> None:
 
     values, renderable = summarize(RunFolder(out), stage)
     if as_json:
-        _print_json(values)
+        print_json(values)
     else:
         Console().print(renderable)
 
 
-def _print_json(value: Any) -> None:
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+app.add_typer(commands)
 
 
 def main() -> None:

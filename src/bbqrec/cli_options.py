@@ -1,0 +1,47 @@
+"""Options that commands share, and how a result becomes JSON."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+ConfigArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[CONFIG]", help="TOML settings; without it, the run folder's or the defaults."
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Raw data: a table of user_id, item_id, timestamp (and title, image, ...) or a "
+        "folder; docs/data.md lists all formats. Not needed again to continue a run.",
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", help="The run folder to create or continue.")]
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The folder that `run` or `prepare` made.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="Change a setting (repeatable): training.epochs=5."
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", help="cpu, cuda, cuda:1 or auto (CUDA if there is one).")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Overrides the config's seed.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and the result.")]
+Json = Annotated[bool, typer.Option("--json", help="The result as one JSON document on stdout.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Estimate time, memory and disk; compute nothing.")
+]
+
+
+def print_json(value: Any) -> None:
+    """One indented JSON document on stdout."""
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
