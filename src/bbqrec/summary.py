@@ -77,7 +77,11 @@ def _number(value: Any) -> str:
 
 def _prepared(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     info = run.dataset().info
-    notes = [Text(f"note: {warning}", style="yellow") for warning in info["warnings"]]
+    by_item = "files named by item" if info["statistics"]["items_with_image"] else None
+    columns = Table(title="columns", title_justify="left", show_header=False)
+    for ours, theirs in {**info["columns"], "image": info["columns"].get("image", by_item)}.items():
+        shown = ", ".join(theirs) if isinstance(theirs, list) else theirs
+        columns.add_row(ours.replace("_", " "), _plain(shown or "none"))
     counts = {
         f"{group}: {name}": value
         for group, entries in info["counts"].items()
@@ -85,7 +89,7 @@ def _prepared(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
         if value
     }
     tables = [_pairs("prepared", info["statistics"]), _pairs("what was read and kept", counts)]
-    return info, Group(*tables, *notes)
+    return info, Group(columns, *tables)
 
 
 def _encoded(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:

@@ -44,7 +44,18 @@ def test_one_csv_with_pictures_becomes_a_run_in_one_command(shop: Path, finished
         (
             "a,b,c\n1,2,3\n",
             (),
-            "has no column user_id; it has: a, b, c; .*prepare.columns.user_id=",
+            r"has no column user_id, no item_id, no timestamp \(or position\); it has: a, b, c; "
+            ".*columns.user_id=NAME .*columns.item_id=NAME .*columns.timestamp=NAME",
+        ),
+        (
+            "user_id,item_id,when,picture\nu,i,1,p.png\n",
+            ("prepare.columns.timestamp=whn", "prepare.columns.user_id=who"),
+            "no column 'whn' to use as timestamp, no 'who' to use as user_id; it has: user_id",
+        ),
+        (
+            "user_id,item_id,ts,picture\nu,i,1,p.png\n",
+            ("prepare.columns.image=pictre",),
+            "has no column 'pictre' to use as image; it describes items by: item_id, picture",
         ),
         ("", (), "is empty; give a file with a header line"),
         ("user_id,item_id,timestamp\n", (), "has no rows"),
@@ -70,6 +81,27 @@ def test_a_bad_source_or_setting_ends_in_one_sentence_and_leaves_nothing(
 
     assert pytest.RaisesExc(ValueError, match=message).matches(ValueError(sentence)), sentence
     assert os.listdir(tmp_path) == ["shop.csv"]
+
+
+def test_a_preparation_says_which_columns_became_what_and_warns_once(
+    shop: Path, tmp_path: Path
+) -> None:
+    table = (shop / "shop.csv").read_text().replace("user_id,item_id,timestamp,title,image", "WHO")
+    source = tmp_path / "shop.csv"
+    source.write_text(table.replace("WHO", "customer,sku,when,name,photo"))
+    names = ("user_id=customer", "item_id=sku", "timestamp=when")
+    options = [word for name in names for word in ("-s", f"prepare.columns.{name}")]
+
+    result = invoke("prepare", source, "--out", tmp_path / "run", *options)
+
+    said = " ".join(result.stderr.split())
+    rows = [" ".join(line.replace("│", " ").split()) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0, result.stderr
+    assert {"user id customer", "item id sku", "timestamp when", "title name"} <= set(rows)
+    assert {"text name, photo", "image none"} <= set(rows)
+    assert said.count("'photo' is read as text, but looks like paths of images") == 1
+    assert "--set prepare.columns.image=photo" in said
+    assert "photo' is read" not in result.stdout
 
 
 def test_settings_that_were_refused_are_not_kept(tmp_path: Path) -> None:

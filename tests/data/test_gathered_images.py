@@ -44,6 +44,28 @@ def test_posters_come_back_byte_for_byte_in_item_order(real_data: Path, tmp_path
     assert read_images(tmp_path / "out", [699, 3, 5]) == {i: pairs[i][1] for i in (3, 5, 699)}
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("pictures/{}.jpg", "3 of 3 image paths lead to no file, for example 'pictures/"),
+        ("https://example.org/{}.jpg", "3 of 3 image paths are addresses, which are never fetched"),
+        ("../{}.jpg", "3 of 3 image paths lead out of the folder"),
+    ],
+)
+def test_images_that_are_mostly_missing_are_called_out(
+    tmp_path: Path, path: str, message: str
+) -> None:
+    source = tmp_path / "shop" / "log.csv"
+    source.parent.mkdir()
+    rows = "".join(f"u,{item},{time},{path.format(item)}\n" for time, item in enumerate("abc", 1))
+    source.write_text("user_id,item_id,timestamp,image\n" + rows)
+
+    [warning] = prepared(tmp_path, source).info["warnings"]
+
+    assert message in warning
+    assert f"looked for in {source.parent}" in warning
+
+
 def test_one_csv_with_image_paths_in_one_go(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.jpg").write_bytes(b"picture of a")

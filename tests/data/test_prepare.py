@@ -182,6 +182,28 @@ def test_event_types_are_filtered_and_weighted(tmp_path: Path) -> None:
     assert dataset.info["counts"]["interactions"]["filtered_out"] == 1
 
 
+@pytest.mark.parametrize(("num_times", "num_warnings"), [(10**6, 0), (3, 2)])
+def test_only_ties_can_have_been_written_in_the_order_of_ids(
+    tmp_path: Path, num_times: int, num_warnings: int
+) -> None:
+    """Ids that grow with time are no sign of anything where no two events share their time."""
+    generator = np.random.default_rng(0)
+    rows = [
+        (f"u{user}", f"{item + 20 * (place // 3):03d}", f"{place * num_times // 12 + 1}")
+        for user in range(30)
+        for place, item in enumerate(
+            item for _ in range(4) for item in sorted(generator.choice(40, 3, replace=False))
+        )
+    ]
+    log = "user_id,item_id,timestamp\n" + "".join(",".join(row) + "\n" for row in rows)
+
+    warnings = prepared(tmp_path, log).info["warnings"]
+
+    assert len(warnings) == num_warnings, warnings
+    if num_warnings:
+        assert "of neighboring events of equal time stand in item-id order" in warnings[0]
+
+
 def test_sequences_sorted_by_item_id_are_called_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -260,7 +282,7 @@ def test_a_dataset_folder_joins_items_and_counts_strangers(tmp_path: Path) -> No
         ("", {}, "is empty"),
         ("user_id,item_id,timestamp\n", {}, "has no rows"),
         ("user_id,thing,timestamp\nu,a,1\n", {}, "no column item_id; it has: user_id, thing,"),
-        ("user_id,item_id\nu,a\n", {}, "no column timestamp or position"),
+        ("user_id,item_id\nu,a\n", {}, "no column timestamp .or position"),
         ("user_id,item_id,timestamp\nu,a,1\n", {"columns": {"rating": "stars"}}, "'stars'"),
         ("user_id,item_id,timestamp\nu,a,1\n,b,2\n", {}, "line 3: user_id is missing"),
         ("user_id,item_id,timestamp\nu,a,soon\nu,b,later\n", {}, "for example 'soon'"),

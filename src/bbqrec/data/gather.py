@@ -1,9 +1,11 @@
 """Raw item tables and image files -> items.parquet and images.parquet of a prepared dataset."""
 
 import io
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -15,20 +17,53 @@ from bbqrec.data.images import IMAGES_FILE, ROW_GROUP
 from bbqrec.data.parquet import reading_parquet
 from bbqrec.data.prepare import PrepareConfig
 from bbqrec.data.raw import ImageFiles, ImageTable
+from bbqrec.data.tables import IMAGE_SUFFIXES
 from bbqrec.errors import DataError, StorageError
 from bbqrec.progress import tracker
 from bbqrec.storage import write_bytes
 
 MAX_IMAGE_BYTES = 20 * 2**20
+MAX_SHOWN_CHARS = 80
+IMAGE_PATH = rf"({'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})$"
+_PROBLEMS = {
+    "images_missing": "lead to no file",
+    "images_refused": "lead out of the folder, or to what is no file",
+    "images_too_large": "lead to files of more than 20 MB",
+    "images_empty": "lead to empty files",
+    "images_that_are_addresses": "are addresses, which are never fetched",
+}
 _PIECE_BYTES = 256 * 2**20
 _TITLE_NAMES = ("title", "name", "movie_title", "product_title", "item_name", "product_name")
 _IMAGE_SCHEMA = {"item_id": pl.String, "bytes": pl.Binary}
 
 
+class Texts(NamedTuple):
+    """What was written of the items' texts.
+
+    Args:
+        title, columns: the source's names of the title and of all text columns.
+    """
+
+    titles: list[str]
+    is_described: NDArray[np.bool_]
+    title: str | None
+    columns: list[str]
+    counts: dict[str, int]
+    warnings: list[str]
+
+
+class Images(NamedTuple):
+    """What was written of the items' images."""
+
+    is_pictured: NDArray[np.bool_]
+    counts: dict[str, int]
+    warnings: list[str]
+
+
 def write_items(
     directory: Path, item_ids: list[str], raw_items: pl.DataFrame | None, config: PrepareConfig
-) -> tuple[list[str], NDArray[np.bool_], dict[str, int]]:
-    """Write the text columns in item order; return titles, which items have text, and counts.
+) -> Texts:
+    """Write the text columns in item order.
 
     Text columns are those the config names, else all of strings that are not just numbers; lists
     of strings are joined.
@@ -62,7 +97,27 @@ def write_items(
         "items_without_row": len(used - described),
         "items_without_text": int((~is_described).sum()),
     }
-    return titles, is_described, counts
+    warnings = [] if config.text_columns is not None else _warn_of_paths(items.select(names))
+    return Texts(titles, is_described, title, names, counts, warnings)
+
+
+def _warn_of_paths(texts: pl.DataFrame) -> list[str]:
+    """A sentence for every text column that rather names image files."""
+    warnings = []
+    for column in texts:
+        known = column.drop_nulls()
+        is_path = known.str.to_lowercase().str.contains(IMAGE_PATH)
+        if 2 * is_path.sum() > len(known):
+            warnings.append(
+                f"the column {column.name!r} is read as text, but looks like paths of images (such "
+                f"as {_shown(known.filter(is_path)[0])}); if that is what it is: --set "
+                f"prepare.columns.image={column.name}"
+            )
+    return warnings
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}...")
 
 
 def _title_column(raw_items: pl.DataFrame, config: PrepareConfig) -> str | None:
@@ -114,26 +169,27 @@ def _unescaped(name: str) -> pl.Expr:
 
 def write_images(
     directory: Path, item_ids: list[str], source: ImageTable | ImageFiles | None
-) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Write the images of known items in item order; return which items have one, and counts.
+) -> Images:
+    """Write the images of known items in item order.
 
     Memory stays bounded: files are read one by one, a table in pieces of items.
     """
     if source is None:
-        return np.zeros(len(item_ids), dtype=bool), {"items_with_image": 0}
+        return Images(np.zeros(len(item_ids), dtype=bool), {"items_with_image": 0}, [])
     catalog = pl.DataFrame({"item_id": item_ids}, schema={"item_id": pl.String})
     counts: dict[str, int] = {}
+    warnings: list[str] = []
     if isinstance(source, ImageTable):
         pieces = _from_table(source, catalog, counts)
     else:
-        pieces = _from_files(source, catalog, counts)
+        pieces = _from_files(source, catalog, counts, warnings)
     path = directory / IMAGES_FILE
     _sink(path, pieces)
     pictured = pl.scan_parquet(path, glob=False).select("item_id").collect()["item_id"]
     if not len(pictured):
         path.unlink()
     is_pictured = catalog["item_id"].is_in(pictured.implode()).to_numpy()
-    return is_pictured, {"items_with_image": len(pictured), **counts}
+    return Images(is_pictured, {"items_with_image": len(pictured), **counts}, warnings)
 
 
 def _sink(path: Path, pieces: Iterator[pl.DataFrame]) -> None:
@@ -184,7 +240,7 @@ def _from_table(
 
 
 def _from_files(
-    source: ImageFiles, catalog: pl.DataFrame, counts: dict[str, int]
+    source: ImageFiles, catalog: pl.DataFrame, counts: dict[str, int], warnings: list[str]
 ) -> Iterator[pl.DataFrame]:
     counts |= dict.fromkeys(("images_missing", "images_refused", "images_too_large"), 0)
     counts["images_empty"] = counts["images_that_are_addresses"] = 0
@@ -193,6 +249,7 @@ def _from_files(
     root = source.root.resolve()
     rows: list[tuple[str, bytes]] = []
     num_bytes = 0
+    examples: dict[str, str] = {}
     with tracker("gathering images", catalog.height) as progress:
         for item_id in catalog["item_id"]:
             progress.advance()
@@ -201,12 +258,21 @@ def _from_files(
             content, problem = _read_image(root, path_of[item_id])
             if content is None:
                 counts[problem] += 1
+                examples.setdefault(problem, path_of[item_id])
                 continue
             rows.append((item_id, content))
             num_bytes += len(content)
             if num_bytes > _PIECE_BYTES:
                 yield pl.DataFrame(rows, schema=_IMAGE_SCHEMA, orient="row")
                 rows, num_bytes = [], 0
+    num_listed = len(path_of) - counts["image_rows_of_unknown_items"]
+    warnings += [
+        f"{counts[problem]:,} of {num_listed:,} image paths {_PROBLEMS[problem]}, for example "
+        f"{_shown(example)}, looked for in {source.root}; put the image files there, or name "
+        "another column with --set prepare.columns.image=NAME"
+        for problem, example in examples.items()
+        if 2 * counts[problem] > num_listed
+    ]
     yield pl.DataFrame(rows, schema=_IMAGE_SCHEMA, orient="row")
 
 

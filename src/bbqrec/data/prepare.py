@@ -84,20 +84,22 @@ def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:
         raise DataError(f"{source} is no file and no folder; give one or the other of interactions")
     rejected = Rejected(config.max_bad_share)
     raw = read_source(source, config, rejected)
-    raw_items, images, detected = raw.items, raw.images, raw.format
+    raw_items, raw_images, detected, columns = raw.items, raw.images, raw.format, raw.columns
     log, counts = build_log(raw, config, rejected)
     del raw
     statistics = describe(log)
-    warnings = warn(statistics, config.ties)
     split = split_log(log, config)
-    titles, is_described, item_counts = write_items(out_dir, log.item_ids, raw_items, config)
-    is_pictured, image_counts = write_images(out_dir, log.item_ids, images)
-    item_counts["items_without_text_and_image"] = int((~(is_described | is_pictured)).sum())
+    texts = write_items(out_dir, log.item_ids, raw_items, config)
+    images = write_images(out_dir, log.item_ids, raw_images)
+    warnings = [*warn(statistics, config.ties), *texts.warnings, *images.warnings]
+    for sentence in warnings:
+        logger.warning("%s", sentence)
+    has_nothing = ~(texts.is_described | images.is_pictured)
     statistics |= {
         "train_interactions": len(split.train.items),
         "validation_cases": len(split.validation),
         "test_cases": len(split.test),
-        "items_with_image": image_counts["items_with_image"],
+        "items_with_image": images.counts["items_with_image"],
     }
     if log.weights is not None:
         weights = torch.from_numpy(log.weights[split.train_rows])
@@ -108,7 +110,7 @@ def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:
     dataset = Dataset(
         user_ids=log.user_ids,
         item_ids=log.item_ids,
-        titles=titles,
+        titles=texts.titles,
         train=split.train,
         validation=split.validation,
         test=split.test,
@@ -116,12 +118,16 @@ def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:
         info={
             "source": source.name,
             "format": detected,
+            "columns": {**columns, "title": texts.title, "text": texts.columns},
             "options": config.model_dump(mode="json"),
             "statistics": statistics,
             "counts": {
                 "interactions": counts,
-                "items": item_counts,
-                "images": image_counts,
+                "items": {
+                    **texts.counts,
+                    "items_without_text_and_image": int(has_nothing.sum()),
+                },
+                "images": images.counts,
                 "split": split.counts,
                 "lines_set_aside": len(rejected.rows),
             },

@@ -56,7 +56,7 @@ def read_recbole(source: Path, columns: dict[str, str], rejected: Rejected) -> R
         if found["item_id"] not in items.columns:
             raise DataError(f"{item_path} has no column {found['item_id']} of type token")
         items = first_known(_blank_to_null(items.rename({found["item_id"]: "item_id"})))
-    return RawData(log, items, _pictures(path.parent), path, "recbole")
+    return RawData(log, items, _pictures(path.parent), path, "recbole", found)
 
 
 def _atomic_chunks(path: Path, rejected: Rejected) -> list[pl.DataFrame]:

@@ -51,6 +51,7 @@ class RawData(NamedTuple):
         interactions: `user_id`, `item_id`, `line` and those of LOG_COLUMNS that the source has.
         items: one row per `item_id` with its further columns, or None.
         path: what to name in messages about the interactions.
+        columns: our name -> the source's, where it names columns in its own way.
     """
 
     interactions: pl.DataFrame
@@ -58,6 +59,7 @@ class RawData(NamedTuple):
     images: ImageTable | ImageFiles | None
     path: Path
     format: str
+    columns: Mapping[str, str] = {}
 
 
 def map_columns(
@@ -83,22 +85,23 @@ def map_columns(
 def require_log_columns(
     path: Path, found: Mapping[str, str], names: Iterable[str], columns: Mapping[str, str]
 ) -> None:
-    """DataError naming what an interactions table lacks and which columns are there."""
+    """DataError naming all that an interactions table lacks and which columns are there."""
     present = [name for name in names if name != LINE]
-    there = ", ".join(present)
-    for ours, theirs in columns.items():
-        if theirs not in present and ours in LOG_COLUMNS:
-            raise DataError(f"{path} has no column {theirs!r} to use as {ours}; it has: {there}")
+    lacking = {
+        ours: f"{theirs!r} to use as {ours}"
+        for ours, theirs in columns.items()
+        if theirs not in present and ours in LOG_COLUMNS
+    }
     for ours in ("user_id", "item_id"):
         if ours not in found:
-            raise DataError(
-                f"{path} has no column {ours}; it has: {there}; name the one to use with "
-                f"--set prepare.columns.{ours}=NAME"
-            )
-    if "timestamp" not in found and "position" not in found:
+            lacking.setdefault(ours, ours)
+    if not {"timestamp", "position"} & (found.keys() | lacking.keys()):
+        lacking["timestamp"] = "timestamp (or position)"
+    if lacking:
+        settings = " ".join(f"--set prepare.columns.{ours}=NAME" for ours in lacking)
         raise DataError(
-            f"{path} has no column timestamp or position, one of which must order the "
-            f"interactions; it has: {there}; name it with --set prepare.columns.timestamp=NAME"
+            f"{path} has no column {', no '.join(lacking.values())}; it has: {', '.join(present)}; "
+            f"name what to use with {settings}"
         )
 
 

@@ -1,6 +1,5 @@
 """What a prepared dataset looks like in numbers, and warnings about order that leaks."""
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -8,13 +7,12 @@ from numpy.typing import NDArray
 
 from bbqrec.data.interactions import EventLog
 
-logger = logging.getLogger(__name__)
-
 MAX_TIED_SHARE = 0.2
 MAX_SORTED_USERS = 0.9
 MAX_INCREASING_PAIRS = 0.65
 _MIN_SORTED_LENGTH = 4
 _MIN_USERS = 20
+_MIN_PAIRS = 100
 
 
 def describe(log: EventLog) -> dict[str, int | float]:
@@ -46,8 +44,11 @@ def _order(log: EventLog) -> dict[str, int | float]:
     is_pair = np.diff(log.users) == 0  # adjacent events of one user
     rank = _rank_of_ids(log.item_ids)[log.items]
     step = np.diff(rank)
-    moves = is_pair & (step != 0)
-    increasing = float((step[moves] > 0).mean()) if moves.any() else 0.0
+    # Time decides the order of events at different times, and ids often grow with time: only
+    # ties can have been written by id. Without times any pair of events may have been a tie.
+    is_tied = is_pair & (log.times[1:] == log.times[:-1])
+    moves = (is_tied if log.is_dated else is_pair) & (step != 0)
+    increasing = float((step[moves] > 0).mean()) if moves.sum() >= _MIN_PAIRS else 0.0
     lengths = np.bincount(log.users, minlength=len(log.user_ids))
     falls = np.bincount(log.users[1:][is_pair & (step < 0)], minlength=len(log.user_ids))
     long = lengths >= _MIN_SORTED_LENGTH
@@ -56,7 +57,6 @@ def _order(log: EventLog) -> dict[str, int | float]:
         "share_of_users_in_item_id_order": float((falls[long] == 0).mean()) if long.any() else 0.0,
     }
     if log.is_dated:
-        is_tied = is_pair & (log.times[1:] == log.times[:-1])
         in_tie = np.zeros(len(log), dtype=bool)
         in_tie[1:] |= is_tied
         in_tie[:-1] |= is_tied
@@ -74,10 +74,11 @@ def _rank_of_ids(item_ids: list[str]) -> NDArray[np.int64]:
 
 
 def warn(statistics: dict[str, Any], ties: str) -> list[str]:
-    """Log and return a sentence for every sign that the order of events cannot be trusted."""
+    """A sentence for every sign that the order of events cannot be trusted."""
     warnings = []
     sorted_users = statistics["share_of_users_in_item_id_order"]
     pairs = statistics["share_of_pairs_in_item_id_order"]
+    is_dated = "share_of_tied_times" in statistics
     tied = statistics.get("share_of_tied_times", 0.0)
     if statistics["users"] >= _MIN_USERS and sorted_users > MAX_SORTED_USERS:
         warnings.append(
@@ -86,11 +87,12 @@ def warn(statistics: dict[str, Any], ties: str) -> list[str]:
             "timestamps"
         )
     elif statistics["users"] >= _MIN_USERS and pairs > MAX_INCREASING_PAIRS:
+        which = "neighboring events of equal time" if is_dated else "neighboring events"
+        remedy = 'finer timestamps or ties = "random"' if is_dated else "a source with timestamps"
         warnings.append(
-            f"{pairs:.0%} of neighboring events stand in item-id order, where about 50% is "
-            "expected: events of equal time were probably written in that order, which a model "
-            "can exploit; prefer finer timestamps"
-            + (' or ties = "random"' if tied and ties == "source" else "")
+            f"{pairs:.0%} of {which} stand in item-id order, where about 50% is expected: events "
+            f"of equal time were probably written in that order, which a model can exploit; prefer "
+            f"{remedy}"
         )
     if tied > MAX_TIED_SHARE:
         how = "keep the source's order" if ties == "source" else "are shuffled by the seed"
@@ -98,6 +100,4 @@ def warn(statistics: dict[str, Any], ties: str) -> list[str]:
             f"{tied:.0%} of the events share their time with a neighbor of the same user; such "
             f"events {how}, and leave-one-out results move with it"
         )
-    for sentence in warnings:
-        logger.warning("%s", sentence)
     return warnings

@@ -51,9 +51,10 @@ def read_folder(
     item_path = find_table(folder, ITEM_STEMS)
     if item_path is None:
         return _with_images(read_table(log_path, columns, layout, rejected), folder)
-    interactions, _ = _read_log(log_path, columns, layout, rejected, with_items=False)
-    items = read_items(item_path, columns, layout, rejected)
-    raw = RawData(interactions, items, _image_paths(items, folder), log_path, "folder")
+    interactions, _, found = _read_log(log_path, columns, layout, rejected, with_items=False)
+    items, found_items = read_items(item_path, columns, layout, rejected)
+    images = _image_paths(item_path, items, found_items, columns)
+    raw = RawData(interactions, items, images, log_path, "folder", {**found_items, **found})
     return _with_images(raw, folder)
 
 
@@ -61,16 +62,17 @@ def read_table(
     path: Path, columns: Mapping[str, str], layout: Layout, rejected: Rejected
 ) -> RawData:
     """One table of interactions; further columns describe the item, an image path among them."""
-    interactions, items = _read_log(path, columns, layout, rejected, with_items=True)
-    images = None if items is None else _image_paths(items, path.parent)
-    return RawData(interactions, items, images, path, "table")
+    interactions, items, found = _read_log(path, columns, layout, rejected, with_items=True)
+    images = _image_paths(path, items, found, columns)
+    return RawData(interactions, items, images, path, "table", found)
 
 
 def read_items(
     path: Path, columns: Mapping[str, str], layout: Layout, rejected: Rejected
-) -> pl.DataFrame:
-    """One row per item; `image` holds the path of its picture where the table names one."""
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """One row per item, `image` being the path of its picture, and which columns became what."""
     chunks = []
+    found: dict[str, str] = {}
     for chunk in read_chunks(path, layout, rejected):
         found = map_columns(chunk.columns, columns, ("item_id", "image"))
         if "item_id" not in found:
@@ -80,17 +82,20 @@ def read_items(
                 "--set prepare.columns.item_id=NAME"
             )
         chunks.append(_item_columns(path, chunk, found, drop=()))
-    return first_known(pl.concat(chunks, how="diagonal_relaxed"))
+    items = first_known(pl.concat(chunks, how="diagonal_relaxed"))
+    return items, found
 
 
 def _read_log(
     path: Path, columns: Mapping[str, str], layout: Layout, rejected: Rejected, *, with_items: bool
-) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+) -> tuple[pl.DataFrame, pl.DataFrame | None, dict[str, str]]:
+    wanted = (*LOG_COLUMNS, "image") if with_items else LOG_COLUMNS
+    found: dict[str, str] = {}
     logs, items = [], pl.DataFrame(schema={"item_id": pl.String})
     num_known: Counter[str] = Counter()
     num_differing: Counter[str] = Counter()
     for chunk in read_chunks(path, layout, rejected):
-        found = map_columns(chunk.columns, columns, (*LOG_COLUMNS, "image"))
+        found = map_columns(chunk.columns, columns, wanted)
         require_log_columns(path, found, chunk.columns, columns)
         log = chunk.select(LINE, **{o: pl.col(t) for o, t in found.items() if o in LOG_COLUMNS})
         logs.append(ids_as_strings(path, log, ("user_id", "item_id")))
@@ -118,7 +123,7 @@ def _read_log(
             )
             items = items.drop(name)
     has_items = len(items.columns) > 1
-    return pl.concat(logs, how="diagonal_relaxed"), items if has_items else None
+    return pl.concat(logs, how="diagonal_relaxed"), items if has_items else None, found
 
 
 def _item_columns(
@@ -138,20 +143,37 @@ def _item_columns(
     ).filter(pl.col("item_id").is_not_null())
 
 
-def _image_paths(items: pl.DataFrame, root: Path) -> ImageFiles | None:
-    if "image" not in items.columns or items.schema["image"] != pl.String:
+def _image_paths(
+    path: Path,
+    items: pl.DataFrame | None,
+    found: Mapping[str, str],
+    columns: Mapping[str, str],
+) -> ImageFiles | None:
+    if "image" in columns and columns["image"] != found.get("image"):
+        there = [] if items is None else [found.get(name, name) for name in items.columns]
+        raise DataError(
+            f"{path} has no column {columns['image']!r} to use as image; it describes items by: "
+            f"{', '.join(there) or 'none'}; name one with --set prepare.columns.image=NAME"
+        )
+    if items is None or "image" not in items.columns:
+        return None
+    if items.schema["image"] != pl.String:
+        logger.warning(
+            "%s: images are not paths but %s, so none is read", path, items["image"].dtype
+        )
         return None
     known = items.select("item_id", "image").drop_nulls()
-    return ImageFiles(root, known["item_id"].to_list(), known["image"].to_list())
+    return ImageFiles(path.parent, known["item_id"].to_list(), known["image"].to_list())
 
 
 def _with_images(raw: RawData, folder: Path) -> RawData:
     """`raw` with the images of images.parquet or of the folder images/, if there are any."""
     table, directory = folder / "images.parquet", folder / "images"
+    columns = {ours: theirs for ours, theirs in raw.columns.items() if ours != "image"}
     if table.is_file():
-        return raw._replace(images=image_table(table))
+        return raw._replace(images=image_table(table), columns=columns)
     if raw.images is None and directory.is_dir():
-        return raw._replace(images=files_named_by_item(directory))
+        return raw._replace(images=files_named_by_item(directory), columns=columns)
     return raw
 
 
