@@ -2,6 +2,12 @@
 
 from bbqrec.recommender.build import build_recommender
 from bbqrec.recommender.config import RecommenderConfig, SimilarityConfig
+from bbqrec.recommender.content_knn import (
+    ContentKnn,
+    ContentKnnConfig,
+    fit_content_knn,
+    tune_content_knn,
+)
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
 from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender, dense_logits
 from bbqrec.recommender.paper import PaperRecommender
@@ -12,6 +18,8 @@ from bbqrec.recommender.similarity_edges import similarity_edges
 from bbqrec.recommender.tables import ItemTables, catalog_from_weights
 
 __all__ = [
+    "ContentKnn",
+    "ContentKnnConfig",
     "ItemKnn",
     "ItemKnnConfig",
     "ItemTables",
@@ -26,8 +34,10 @@ __all__ = [
     "catalog_from_weights",
     "dense_logits",
     "find_repeats",
+    "fit_content_knn",
     "fit_item_knn",
     "fit_popularity",
     "similarity_edges",
+    "tune_content_knn",
     "tune_item_knn",
 ]

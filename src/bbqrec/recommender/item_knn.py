@@ -1,5 +1,7 @@
 """Items that followed each other in training: the classic baseline that is hard to beat."""
 
+from collections.abc import Iterator
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,16 +12,15 @@ from pydantic import Field
 from torch import Tensor
 
 from bbqrec.config import Config
-from bbqrec.data import Cases, Dataset, Sequences
-from bbqrec.progress import tracker
+from bbqrec.data import Dataset, Sequences
 from bbqrec.ranking import Histories, Ranking, top_items
+from bbqrec.recommender.tuning import best_on_validation
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 # Far below any similarity that matters, far above a float's rounding next to a score of 1.
 POPULARITY_TIE_BREAK = 1e-6
-SCORED_AT_ONCE = 512
 
 
 class ItemKnnConfig(Config):
@@ -119,30 +120,28 @@ def tune_item_knn(
     Every combination of the given settings is tried; `memories` are pairs of history length and
     decay. The first of equally good ones wins. Test items are not read.
     """
-    cases = dataset.validation
-    if len(cases) > num_cases:
-        rows = np.random.default_rng(seed).choice(len(cases), num_cases, replace=False)
-        cases = cases.take(np.sort(rows))
     popularity = dataset.popularity()
-    best: tuple[float, ItemKnn] | None = None
-    total = len(windows) * len(backward_weights) * len(shrinkages) * len(memories)
-    with tracker("tuning item-kNN", total) as progress:
-        for window in windows:
-            for backward_weight in backward_weights:
-                config = ItemKnnConfig(window=window, backward_weight=backward_weight)
-                pairs = _count_pairs(dataset.train, dataset.num_items, config)
-                for shrinkage in shrinkages:
-                    config = config.model_copy(update={"shrinkage": shrinkage})
-                    similarities = _similarities(pairs, popularity, config)
-                    for length, decay in memories:
-                        changes: dict[str, Any] = {"history_length": length, "decay": decay}
-                        model = ItemKnn(config.model_copy(update=changes), similarities, popularity)
-                        ndcg = _mean_ndcg(model, cases, exclude_seen=exclude_seen)
-                        if best is None or ndcg > best[0]:
-                            best = ndcg, model
-                        progress.advance(note=f"NDCG@10 {best[0]:.4f}")
-    assert best is not None
-    return best[1]
+
+    def candidates() -> Iterator[ItemKnn]:
+        for window, backward_weight in product(windows, backward_weights):
+            config = ItemKnnConfig(window=window, backward_weight=backward_weight)
+            pairs = _count_pairs(dataset.train, dataset.num_items, config)
+            for shrinkage in shrinkages:
+                config = config.model_copy(update={"shrinkage": shrinkage})
+                similarities = _similarities(pairs, popularity, config)
+                for length, decay in memories:
+                    changes: dict[str, Any] = {"history_length": length, "decay": decay}
+                    yield ItemKnn(config.model_copy(update=changes), similarities, popularity)
+
+    return best_on_validation(
+        candidates(),
+        dataset,
+        exclude_seen=exclude_seen,
+        num_cases=num_cases,
+        seed=seed,
+        num_candidates=len(windows) * len(backward_weights) * len(shrinkages) * len(memories),
+        description="tuning item-kNN",
+    )
 
 
 def _count_pairs(train: Sequences, num_items: int, config: ItemKnnConfig) -> "csr_array":
@@ -192,25 +191,3 @@ def _is_near(
     lowest = np.zeros(num_items, dtype=np.int64)
     lowest[is_long] = all_bits - (key[last[is_long]] & all_bits)
     return np.asarray(bits >= lowest[item])
-
-
-def _mean_ndcg(model: ItemKnn, cases: Cases, *, exclude_seen: bool) -> float:
-    """NDCG@10 with one target: 1 / log2(1 + rank) when the rank is at most 10.
-
-    Counts the items that come before the target, as `top_items` orders them, without sorting.
-    """
-    gains = 0.0
-    for start in range(0, len(cases), SCORED_AT_ONCE):
-        part = cases.take(np.arange(start, min(start + SCORED_AT_ONCE, len(cases))))
-        scores = model.score(part.histories)  # (case, item)
-        if exclude_seen:
-            row = np.repeat(np.arange(len(part)), part.histories.lengths)
-            scores[row, part.histories.items] = -np.inf
-        target = part.targets[:, None]
-        own = np.take_along_axis(scores, target, axis=1)
-        num_better = (scores > own).sum(axis=1)
-        num_equal_before = ((scores == own) & (np.arange(scores.shape[1]) < target)).sum(axis=1)
-        rank = 1 + num_better + num_equal_before
-        is_hit = (rank <= 10) & np.isfinite(own[:, 0])
-        gains += float((is_hit / np.log2(1 + rank)).sum())
-    return gains / max(1, len(cases))
