@@ -3,6 +3,7 @@
 from bbqrec.decoding.beam_search import beam_search
 from bbqrec.decoding.config import RankBy, RankingConfig
 from bbqrec.decoding.exhaustive import score_every_item
+from bbqrec.decoding.merged import MergedRanker
 from bbqrec.decoding.prefix_index import PrefixIndex
 from bbqrec.decoding.rankers import (
     BothRanker,
@@ -19,6 +20,7 @@ __all__ = [
     "DenseRanker",
     "GenerativeModel",
     "GenerativeRanker",
+    "MergedRanker",
     "PrefixIndex",
     "RankBy",
     "RankingConfig",
