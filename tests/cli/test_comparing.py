@@ -1,0 +1,74 @@
+"""`bbqrec benchmark` and `bbqrec score` from the outside."""
+
+import json
+from pathlib import Path
+
+import orjson
+import pytest
+from command_line import answer, invoke, refusal
+from tiny_run import draw_tiny_shop
+
+MATRIX = """
+reference = "popularity"
+[data.shop]
+folder = "shop"
+[rows.popularity]
+kind = "popularity"
+[rows.item-kNN]
+kind = "item_knn"
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("comparing")
+    draw_tiny_shop(folder / "shop")
+    return folder
+
+
+def test_a_benchmark_runs_continues_and_writes_its_tables(data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "bench.toml"
+    config.write_text(MATRIX)
+    folders = ("--out", tmp_path / "results", "--work", tmp_path / "work")
+
+    first = answer("benchmark", config, "--data", data, *folders)
+    again = invoke("benchmark", config, *folders, "--final")
+
+    assert set(first["shop"]["models"]) == {"popularity", "item-kNN"}
+    assert first["shop"]["split"] == "validation"
+    assert again.exit_code == 0, again.stderr
+    assert "2 of 2 cells are there already" in again.stderr
+    table = (tmp_path / "results" / "bench.md").read_text()
+    assert "| item-kNN | 1 |" in table
+    assert "--final` from the cells" in table
+
+
+def test_lists_of_another_recommender_are_scored_beside_baselines(
+    data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert invoke("prepare", data / "shop", "--out", run).exit_code == 0
+    ids = json.loads((run / "data" / "ids.json").read_text())
+    lists = tmp_path / "theirs.jsonl"
+    lists.write_bytes(
+        b"\n".join(
+            orjson.dumps({"user_id": user, "items": ids["items"][:30]}) for user in ids["users"]
+        )
+    )
+
+    of_run = answer("score", lists, "--data", run)
+    of_source = answer("score", lists, "--data", data / "shop", "--split", "validation")
+
+    assert set(of_run["models"]) == {"popularity", "item-kNN", "theirs"}
+    assert of_run["models"]["theirs"]["kept"]["coverage"] == 10 / of_run["num_items"]
+    assert (of_run["split"], of_source["split"]) == ("test", "validation")
+
+
+def test_what_cannot_be_compared_is_refused(data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "bench.toml"
+    config.write_text(MATRIX.replace('"popularity"\n[data', '"SASRec"\n[data'))
+    stranger = tmp_path / "stranger.jsonl"
+    stranger.write_text('{"user_id": "nobody", "items": []}')
+
+    assert "none of the rows" in refusal("benchmark", config, "--data", data)
+    assert "none of the" in refusal("score", stranger, "--data", data / "shop", "--quiet")
