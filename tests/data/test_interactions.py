@@ -93,6 +93,19 @@ def test_one_event_of_a_repeated_pair_stays(events: list[Event], policy: str) ->
     assert as_events(log) == [ordered[place] for place in sorted(pairs.values())]
 
 
+@settings(max_examples=100, deadline=None)
+@given(EVENTS, st.integers(1, 4))
+def test_the_latest_events_of_every_user_stay(events: list[Event], latest: int) -> None:
+    ordered = in_order(events)
+    expected = [
+        event
+        for number, event in enumerate(ordered)
+        if sum(later[0] == event[0] for later in ordered[number:]) <= latest
+    ]
+
+    assert as_events(build(events, latest=latest)) == expected
+
+
 def test_item_numbers_are_a_permutation_that_hides_id_order() -> None:
     log = build([(0, item, item) for item in range(200)])
 

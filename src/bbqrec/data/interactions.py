@@ -69,6 +69,7 @@ def build_log(
     del frame
     log, counts["exact_duplicates"] = _ordered(log, config)
     log, counts["repeats_dropped"] = _without_repeats(log, config.repeats)
+    log, counts["older_dropped"] = _latest(log, config.latest)
     size = len(log)
     log = _k_core(log, config.min_user, config.min_item)
     counts["below_k_core"] = size - len(log)
@@ -299,6 +300,15 @@ def _without_repeats(log: EventLog, policy: str) -> tuple[EventLog, int]:
         is_edge[:-1] = differs
     kept = np.sort(order[is_edge])
     return log.take(kept), len(log) - len(kept)
+
+
+def _latest(log: EventLog, num: int | None) -> tuple[EventLog, int]:
+    """Each user's last `num` events."""
+    if num is None:
+        return log, 0
+    ends = np.bincount(log.users, minlength=len(log.user_ids)).cumsum()
+    is_kept = np.arange(len(log)) >= ends[log.users] - num
+    return log.take(is_kept), len(log) - int(is_kept.sum())
 
 
 def _k_core(log: EventLog, min_user: int, min_item: int) -> EventLog:

@@ -34,6 +34,7 @@ class PrepareConfig(Config):
         time_format: strptime pattern of dates that are not ISO 8601.
         text_columns: which item columns are text, in this order; None takes every string column.
         event_weights: event type -> weight; types not named here, or at 0, are dropped.
+        latest: how many of each user's latest interactions stay, before the k-core; None is all.
         min_user, min_item: k-core bounds, in interactions; 1 keeps everybody.
         repeats: which interactions of a repeated user-item pair stay.
         ties: order of one user's events at one time: as in the source, or shuffled by `seed`.
@@ -51,6 +52,7 @@ class PrepareConfig(Config):
     title_column: str | None = None
     event_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     min_rating: float | None = Field(None, allow_inf_nan=False)
+    latest: int | None = Field(None, ge=1)
     min_user: int = Field(1, ge=1)
     min_item: int = Field(1, ge=1)
     repeats: Literal["keep", "first", "last"] = "keep"
