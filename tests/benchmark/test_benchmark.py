@@ -7,13 +7,29 @@ import numpy as np
 import pytest
 from tiny_run import TINY, draw_tiny_shop
 
-from bbqrec.benchmark import BenchmarkConfig, CellStore, run_benchmark, write_tables
+from bbqrec.benchmark import BenchmarkConfig, Cell, CellStore, run_benchmark, write_tables
 from bbqrec.benchmark.cells import made_with
+from bbqrec.benchmark.config import CellKey
 from bbqrec.benchmark.tables import collect
+from bbqrec.decoding import MergedRanker
 from bbqrec.errors import ConfigError, CorruptArtifactError, DataError
-from bbqrec.evaluation import Evaluation
+from bbqrec.evaluation import Evaluation, evaluate
 from bbqrec.pipeline import RunConfig
+from bbqrec.recommend import Recommender
 from bbqrec.storage import read_json, write_json
+
+
+def tiger_on(modality: str) -> dict[str, Any]:
+    return {
+        "settings": {
+            "tokenizer": {"method": "rq_vae", "modalities": [modality]},
+            "training": {"dense_weight": 0.0, "generative_weight": 1.0, "epochs": 1},
+            "ranking": {"rank_by": "generative", "beam_width": 12},
+        }
+    }
+
+
+PARTS = ("TIGER on text", "TIGER on image")
 
 
 def matrix(**changes: Any) -> BenchmarkConfig:
@@ -33,6 +49,10 @@ def matrix(**changes: Any) -> BenchmarkConfig:
                     "training": {"generative_weight": 0.0, "epochs": 1},
                 },
             },
+            "content-kNN": {"kind": "content_knn"},
+            "merged": {"kind": "merged", "of": PARTS},
+            "TIGER on text": tiger_on("text"),
+            "TIGER on image": tiger_on("image"),
         },
     }
     return BenchmarkConfig.parse(values | changes)
@@ -50,6 +70,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     assert run_benchmark(matrix(), **folders) == []
     return folders
+
+
+def made_cell(folders: dict[str, Path], row: str) -> tuple[CellKey, Cell]:
+    key = next(k for k in matrix().cells() if k.row == row)
+    cell = CellStore(folders["out_dir"] / "cells", "shop").load(key)
+    assert cell is not None
+    return key, cell
 
 
 def stamps(folders: dict[str, Path]) -> dict[str, int]:
@@ -86,6 +113,53 @@ def test_a_cell_is_what_the_settings_of_today_would_make(folders: dict[str, Path
     assert made_with(of_before, "model", settings)
     assert not made_with(of_before, "model", settings.model_copy(update={"training": sampled}))
     assert not made_with(cell, "popularity", settings)
+
+
+def test_a_merged_cell_is_made_again_when_a_part_changes(folders: dict[str, Path]) -> None:
+    key, cell = made_cell(folders, "merged")
+    rows = matrix().model_dump(mode="json")["rows"]
+    wider = {**rows, "TIGER on image": tiger_on("image")}
+    wider["TIGER on image"]["settings"]["ranking"]["beam_width"] = 13
+    stored = {name: {**part} for name, part in cell.settings["parts"].items()}
+    for part in stored.values():  # as if made before that setting existed
+        part["training"] = {k: v for k, v in part["training"].items() if k != "num_negatives"}
+    of_before = cell.model_copy(update={"settings": {**cell.settings, "parts": stored}})
+    without = {**rows, "merged": {"kind": "merged", "of": ["TIGER on text", "ID only"]}}
+
+    assert made_with(cell, "merged", matrix().run_config(key))
+    assert made_with(of_before, "merged", matrix().run_config(key))
+    assert not made_with(cell, "merged", matrix(rows=wider).run_config(key))
+    assert not made_with(cell, "merged", matrix(rows=without).run_config(key))
+
+
+def test_a_merged_row_ranks_what_its_parts_models_list(folders: dict[str, Path]) -> None:
+    key, cell = made_cell(folders, "merged")
+    shop = folders["work_dir"] / "shop"
+    runs = [shop / key._replace(row=part).name for part in PARTS]
+    parts = [Recommender.from_pretrained(run) for run in runs]
+    dataset = parts[0].dataset
+
+    merged = MergedRanker(tuple(part.ranker for part in parts), dataset.num_items, 12)
+    expected = evaluate(
+        {"merged": merged}, dataset.test, dataset, matrix().run_config(key).evaluation
+    )
+
+    ranks = CellStore(folders["out_dir"] / "cells", "shop").ranks(key)
+    for setting, found in expected.ranks["merged"].items():
+        assert ranks[f"test.{setting}"].tolist() == found.tolist()
+    assert not (shop / key.name / "recommender").exists()
+    of_parts = [made_cell(folders, part)[1].facts["num_parameters"] for part in PARTS]
+    assert cell.facts["num_parameters"] == sum(of_parts)
+
+
+def test_content_knn_depends_on_how_content_was_encoded(folders: dict[str, Path]) -> None:
+    key, cell = made_cell(folders, "content-kNN")
+    other = matrix(settings={**TINY, "encode": {"text": {"encoder": "lexical", "dim": 8}}})
+    trained_otherwise = matrix(settings={**TINY, "training": {"epochs": 2}})
+
+    assert cell.facts["chosen"]["history_length"] >= 1
+    assert made_with(cell, "content_knn", trained_otherwise.run_config(key))
+    assert not made_with(cell, "content_knn", other.run_config(key))
 
 
 def test_rows_average_their_seeds_and_are_compared_user_by_user(folders: dict[str, Path]) -> None:
@@ -165,6 +239,48 @@ def test_what_does_not_fit_is_refused(folders: dict[str, Path], tmp_path: Path) 
         run_benchmark(matrix(), data_dir=None, out_dir=tmp_path, work_dir=tmp_path / "work")
     with pytest.raises(DataError, match="no cell"):
         write_tables(matrix(), name="x", command="x", out_dir=tmp_path, final=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"of": ["TIGER on text", "TIGER on audio"]}, "'TIGER on audio', which is none"),
+        ({"of": ["TIGER on text", "popularity"]}, "'popularity', a row of kind 'popularity'"),
+        ({"of": ["TIGER on text", "merged"]}, "'merged', a row of kind 'merged'"),
+        ({"of": ["TIGER on text", "TIGER on text"]}, "a row twice"),
+        ({"of": None}, "and no other"),
+        ({"kind": "model"}, "and no other"),
+        (
+            {"seeds": [0, 1]},
+            r"merged, seed 1\) merges the cell \(shop, TIGER on (text|image), seed 1",
+        ),
+    ],
+)
+def test_only_models_of_the_same_benchmark_are_merged(
+    changes: dict[str, Any], message: str
+) -> None:
+    rows = matrix().model_dump(mode="json")["rows"]
+
+    with pytest.raises(ConfigError, match=message):
+        matrix(rows={**rows, "merged": {**rows["merged"], **changes}})
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"ranking": {"rank_by": "both"}}, 'TIGER on text ranks by "both"'),
+        ({"prepare": {"min_item": 7}}, r"TIGER on text has other \[prepare\] settings"),
+    ],
+)
+def test_answers_that_mean_something_else_are_not_merged(
+    section: dict[str, Any], message: str
+) -> None:
+    rows = matrix().model_dump(mode="json")["rows"]
+    rows["TIGER on text"]["settings"] |= section
+    config = matrix(rows=rows)
+
+    with pytest.raises(ConfigError, match=message):
+        config.run_config(next(k for k in config.cells() if k.row == "merged"))
 
 
 def test_damaged_and_foreign_cells_are_named(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from bbqrec.benchmark.config import CellKey, slug
+from bbqrec.benchmark.config import CellKey, MergedRunConfig, slug
 from bbqrec.config import Config
 from bbqrec.data import Dataset
 from bbqrec.errors import CorruptArtifactError
@@ -148,18 +148,25 @@ def made_with(cell: Cell, kind: str, config: RunConfig) -> bool:
     """
     if cell.kind != kind:
         return False
-    return _agrees(
-        cell.settings, relevant_settings(kind, config), relevant_settings(kind, RunConfig())
-    )
+    default = RunConfig()
+    if isinstance(config, MergedRunConfig):
+        default = MergedRunConfig(parts={name: RunConfig() for name in config.parts})
+    return _agrees(cell.settings, relevant_settings(kind, config), relevant_settings(kind, default))
 
 
 def relevant_settings(kind: str, config: RunConfig) -> dict[str, Any]:
-    """The settings that a row of this kind depends on."""
+    """The settings that a row of this kind depends on; a merged one on all of its parts'."""
     settings: dict[str, Any] = config.model_dump(mode="json")
-    settings.pop("compare")  # further rankings of a run's own report
-    if kind != "model":
-        settings = {name: settings[name] for name in ("seed", "prepare", "evaluation")}
-    return settings
+    if kind == "model":
+        settings.pop("compare")  # further rankings of a run's own report
+        return settings
+    names = ["seed", "prepare", "evaluation", *(["encode"] if kind == "content_knn" else [])]
+    kept = {name: settings[name] for name in names}
+    if isinstance(config, MergedRunConfig):
+        kept["parts"] = {
+            name: relevant_settings("model", part) for name, part in config.parts.items()
+        }
+    return kept
 
 
 def _agrees(stored: Any, current: Any, default: Any) -> bool:

@@ -27,21 +27,53 @@ class DataSetConfig(Config):
 
 
 class RowConfig(Config):
-    """One row of the tables: a trained model, or a baseline that needs no settings.
+    """One row of the tables: a trained model, a baseline that needs no settings, or models merged.
 
     Args:
         about: what the row is, in a sentence for the tables.
+        of: the rows whose answers a merged row joins; all are models.
         settings: sections of a run's settings in which the row differs from the others.
         on: data set -> further settings there.
         seeds, data: where the row is made; None is all of the benchmark's.
     """
 
-    kind: Literal["model", "popularity", "item_knn"] = "model"
+    kind: Literal["model", "popularity", "item_knn", "content_knn", "merged"] = "model"
     about: str = ""
+    of: tuple[str, ...] | None = Field(None, min_length=2)
     settings: Settings = Field({})
     on: dict[str, Settings] = Field({})
     seeds: tuple[int, ...] | None = Field(None, min_length=1)
     data: tuple[str, ...] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "RowConfig":
+        if (self.kind == "merged") != (self.of is not None):
+            raise ValueError('of names the rows that a row of kind "merged" joins, and no other')
+        if len(set(self.of or ())) < len(self.of or ()):
+            raise ValueError(f"of names a row twice: {', '.join(self.of or ())}")
+        return self
+
+
+class MergedRunConfig(RunConfig):
+    """The settings of a merged cell: those of the cells it merges beside its own.
+
+    Args:
+        parts: row -> its settings on the same data set and seed.
+    """
+
+    parts: dict[str, RunConfig]
+
+    @model_validator(mode="after")
+    def _parts_answer_alike(self) -> "MergedRunConfig":
+        for name, part in self.parts.items():
+            if part.prepare != self.prepare:
+                raise ValueError(f"{name} has other [prepare] settings, hence other items")
+            if part.ranking.rank_by == "both":
+                raise ValueError(
+                    f'{name} ranks by "both", a score that is no log-probability; only answers of '
+                    'rank_by "generative" or "dense" can be merged'
+                )
+        return self
 
 
 class CellKey(NamedTuple):
@@ -96,6 +128,30 @@ class BenchmarkConfig(Config):
                     raise ValueError(f"the names {other!r} and {name!r} would share their files")
         return self
 
+    @model_validator(mode="after")
+    def _parts_are_models(self) -> "BenchmarkConfig":
+        cells = set(self.cells())
+        for name, row in self.rows.items():
+            for part in row.of or ():
+                if part not in self.rows:
+                    raise ValueError(
+                        f"rows.{name}.of names {part!r}, which is none of the rows: "
+                        f"{', '.join(self.rows)}"
+                    )
+                if (kind := self.rows[part].kind) != "model":
+                    raise ValueError(
+                        f"rows.{name}.of names {part!r}, a row of kind {kind!r}; only models' "
+                        "answers can be merged"
+                    )
+                for key in cells:
+                    if key.row == name and key._replace(row=part) not in cells:
+                        raise ValueError(
+                            f"the cell ({key}) merges the cell ({key._replace(row=part)}), which "
+                            f"is none of this benchmark; give rows.{name} the seeds and data of "
+                            "its parts"
+                        )
+        return self
+
     def cells(self) -> list[CellKey]:
         """All cells, data set by data set, in the order of the rows."""
         return [
@@ -108,6 +164,17 @@ class BenchmarkConfig(Config):
 
     def run_config(self, key: CellKey) -> RunConfig:
         """The whole settings of a cell; ConfigError naming the cell where they are wrong."""
+        values, source = self._values(key), f"the cell ({key})"
+        parts = self.rows[key.row].of
+        try:
+            if parts is None:
+                return RunConfig.parse(values, source=source)
+            of_parts = {name: self._values(key._replace(row=name)) for name in parts}
+            return MergedRunConfig.parse({**values, "parts": of_parts}, source=source)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; see rows and data in the benchmark's settings") from None
+
+    def _values(self, key: CellKey) -> Settings:
         row = self.rows[key.row]
         values: Settings = {}
         for part in (
@@ -118,10 +185,7 @@ class BenchmarkConfig(Config):
             {"seed": key.seed},
         ):
             values = _merged(values, part)
-        try:
-            return RunConfig.parse(values, source=f"the cell ({key})")
-        except ConfigError as error:
-            raise ConfigError(f"{error}; see rows and data in the benchmark's settings") from None
+        return values
 
 
 def slug(name: str) -> str:

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from bbqrec.benchmark.cells import SPLITS, Cell, CellStore, Lists, made_with, relevant_settings
-from bbqrec.benchmark.config import BenchmarkConfig, CellKey, slug
+from bbqrec.benchmark.config import BenchmarkConfig, CellKey, MergedRunConfig, slug
 from bbqrec.bundle import STAGE_FOLDERS, RunFolder
 from bbqrec.data import Dataset, draw_shop
+from bbqrec.decoding import MergedRanker
 from bbqrec.errors import BBQRecError, DataError, StorageError
 from bbqrec.evaluation import Evaluation, environment, evaluate
 from bbqrec.pipeline import RunConfig, run_stages
 from bbqrec.ranking import Ranker
 from bbqrec.recommend import Recommender
-from bbqrec.recommender import fit_popularity, tune_item_knn
+from bbqrec.recommender import fit_popularity, tune_content_knn, tune_item_knn
 from bbqrec.storage import new_directory, read_json
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,12 @@ _SHARED = {
     "encode": ("prepare", "encode"),
     "tokenize": ("prepare", "encode", "tokenizer", "semantic_ids", "seed"),
 }
+
+# The last stage that a row needs of its run.
+_UNTIL = {"model": "train", "content_knn": "encode"}
+
+Made = tuple[Ranker, dict[str, Any]]
+"""A row's ranker and the facts that its cell keeps."""
 
 
 def run_benchmark(
@@ -105,15 +112,23 @@ def _make(
     out_dir: Path,
     device: str,
 ) -> None:
-    share_stages(run, config)
-    run_stages(
-        run, config, source=source, device=device, until="train" if kind == "model" else "prepare"
-    )
+    def bring_up(wanted: RunFolder, settings: RunConfig, until: str) -> None:
+        share_stages(wanted, settings)
+        run_stages(wanted, settings, source=source, device=device, until=until)
+
+    def part(name: str, settings: RunConfig) -> Made:
+        of_part = RunFolder(run.directory.with_name(key._replace(row=name).name))
+        bring_up(of_part, settings, "train")
+        return _trained(of_part, device)
+
+    bring_up(run, config, _UNTIL.get(kind, "prepare"))
     dataset = run.dataset()
-    rankers: dict[str, Callable[[], tuple[Ranker, dict[str, Any]]]] = {
+    rankers: dict[str, Callable[[], Made]] = {
         "popularity": lambda: (fit_popularity(dataset), {}),
         "item_knn": lambda: _item_knn(dataset, config.seed),
+        "content_knn": lambda: _content_knn(run, dataset, config.seed),
         "model": lambda: _trained(run, device),
+        "merged": lambda: _merged(config, dataset.num_items, part),
     }
     ranker, facts = rankers[kind]()
     evaluations = {
@@ -142,12 +157,34 @@ def _make(
     store.save(key, cell, evaluations)
 
 
-def _item_knn(dataset: Dataset, seed: int) -> tuple[Ranker, dict[str, Any]]:
+def _item_knn(dataset: Dataset, seed: int) -> Made:
     item_knn = tune_item_knn(dataset, seed=seed)
     return item_knn, {"chosen": item_knn.config.model_dump(mode="json")}
 
 
-def _trained(run: RunFolder, device: str) -> tuple[Ranker, dict[str, Any]]:
+def _content_knn(run: RunFolder, dataset: Dataset, seed: int) -> Made:
+    content_knn = tune_content_knn(dataset, run.features(dataset), seed=seed)
+    return content_knn, {"chosen": content_knn.config.model_dump(mode="json")}
+
+
+def _merged(config: RunConfig, num_items: int, part: Callable[[str, RunConfig], Made]) -> Made:
+    """Lists are as long as the widest beam of the parts; costs are the sums of theirs."""
+    assert isinstance(config, MergedRunConfig)
+    made = {name: part(name, settings) for name, settings in config.parts.items()}
+    length = max(settings.ranking.beam_width for settings in config.parts.values())
+    ranker = MergedRanker(tuple(ranker for ranker, _ in made.values()), num_items, length)
+    parts = {name: facts for name, (_, facts) in made.items()}
+    return ranker, {
+        "num_parameters": sum(facts["num_parameters"] for facts in parts.values()),
+        "seconds": {
+            stage: sum(facts["seconds"][stage] for facts in parts.values())
+            for stage in ("tokenize", "train")
+        },
+        "parts": parts,
+    }
+
+
+def _trained(run: RunFolder, device: str) -> Made:
     model = read_json(run.folder("train") / "model.json")
     health = read_json(run.folder("tokenize") / "health.json")
     facts = {
