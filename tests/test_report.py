@@ -24,8 +24,9 @@ from bbqrec.report import write_report
 from bbqrec.report.codes import example_item, show_levels, show_wall
 from bbqrec.report.curves import BOTTOM, HEIGHT, TOP, heat_table, training_charts
 from bbqrec.report.metrics import headline, nice_step, overall_panels
-from bbqrec.report.page import command, duration, signed
+from bbqrec.report.page import command
 from bbqrec.report.pictures import MAX_TITLE, SIDE, Pictures
+from bbqrec.report.template import duration, signed
 from bbqrec.report.users import sample_users
 from bbqrec.report.words import TellingWords
 from bbqrec.semantic_ids import SemanticIds

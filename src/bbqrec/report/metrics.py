@@ -20,11 +20,11 @@ MEANINGS = {
 
 
 class Headline(NamedTuple):
-    """One metric of ours beside the reference's; `verdict` is better, worse or level."""
+    """One metric of a model beside the reference's; `verdict` is better, worse or level."""
 
     metric: str
     meaning: str
-    ours: Interval
+    score: Interval
     reference: Interval
     difference: Interval
     verdict: str
@@ -34,7 +34,7 @@ class Dot(NamedTuple):
     """A mean and its interval, also as percentages of the axis."""
 
     name: str
-    is_ours: bool
+    is_highlighted: bool
     interval: Interval
     left: float
     low: float
@@ -42,10 +42,11 @@ class Dot(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Dots of all models on one axis that begins at 0; ticks are (percentage, label)."""
+    """Dots of all models on one axis that includes 0; ticks are (percentage, label)."""
 
     title: str
     note: str
+    zero: float
     ticks: list[tuple[float, str]]
     dots: list[Dot]
 
@@ -57,7 +58,7 @@ class Cell(NamedTuple):
 
 class Row(NamedTuple):
     name: str
-    is_ours: bool
+    is_highlighted: bool
     cells: list[Cell]
     coverage: float
     difference: Interval | None
@@ -75,47 +76,69 @@ def display(metric: str) -> str:
     return f"{name.upper() if name in ('ndcg', 'mrr') else name.capitalize()}@{cutoff}"
 
 
-def headline(evaluation: Evaluation) -> list[Headline]:
-    """BBQRec against the reference with history items removed, metric by metric."""
-    ours = evaluation.models[OURS]["filtered"].overall
-    reference = evaluation.models[str(evaluation.reference)]["filtered"].overall
-    results = []
-    for metric in _shown_metrics(evaluation):
-        difference = ours.difference[metric]
-        verdict = "better" if difference.low > 0 else "worse" if difference.high < 0 else "level"
-        results.append(
-            Headline(
-                display(metric),
-                MEANINGS[metric.partition("@")[0]],
-                ours.metrics[metric],
-                reference.metrics[metric],
-                difference,
-                verdict,
-            )
+def verdict(difference: Interval) -> str:
+    """better or worse where the whole interval lies on one side of 0, else level."""
+    return "better" if difference.low > 0 else "worse" if difference.high < 0 else "level"
+
+
+def headline(
+    evaluation: Evaluation, highlighted: str = OURS, setting: str = "filtered"
+) -> list[Headline]:
+    """The highlighted model against the reference, metric by metric."""
+    scores = evaluation.models[highlighted][setting].overall
+    reference = evaluation.models[str(evaluation.reference)][setting].overall
+    return [
+        Headline(
+            display(metric),
+            MEANINGS[metric.partition("@")[0]],
+            scores.metrics[metric],
+            reference.metrics[metric],
+            scores.difference[metric],
+            verdict(scores.difference[metric]),
         )
-    return results
+        for metric in shown_metrics(evaluation)
+    ]
 
 
-def overall_panels(evaluation: Evaluation) -> list[Panel]:
+def overall_panels(evaluation: Evaluation, highlighted: str = OURS) -> list[Panel]:
     """The headline's metrics under both settings of the history filter, on one axis a metric."""
     panels = []
-    for metric in _shown_metrics(evaluation):
+    for metric in shown_metrics(evaluation):
         groups = [
             (
                 display(metric),
                 note,
-                {name: by[setting].overall.metrics[metric] for name, by in _ordered(evaluation)},
+                {name: by[setting].overall.metrics[metric] for name, by in ordered(evaluation)},
             )
             for setting, note in SETTINGS.items()
         ]
-        panels += _panels(groups)
+        panels += _panels(groups, highlighted)
     return panels
 
 
-def slice_panels(evaluation: Evaluation) -> dict[str, list[Panel]]:
-    """Kind of slice -> one panel a slice in the main metric, history items removed."""
-    metric = evaluation.main_metric
-    first = next(iter(evaluation.models.values()))["filtered"]
+def difference_panels(evaluation: Evaluation, highlighted: str = OURS) -> list[Panel]:
+    """The same for paired differences to the reference, which has no dot."""
+    panels = []
+    for metric in shown_metrics(evaluation):
+        groups = []
+        for setting, note in SETTINGS.items():
+            scores = {name: by[setting].overall.difference for name, by in ordered(evaluation)}
+            differences = {name: by[metric] for name, by in scores.items() if metric in by}
+            groups.append((display(metric), note, differences))
+        panels += _panels(groups, highlighted)
+    return panels
+
+
+def slice_panels(
+    evaluation: Evaluation,
+    highlighted: str = OURS,
+    *,
+    setting: str = "filtered",
+    metric: str | None = None,
+) -> dict[str, list[Panel]]:
+    """Kind of slice -> one panel a slice, in the main metric where no other is given."""
+    measured = metric or evaluation.main_metric
+    first = next(iter(evaluation.models.values()))[setting]
     return {
         kind: _panels(
             [
@@ -123,25 +146,26 @@ def slice_panels(evaluation: Evaluation) -> dict[str, list[Panel]]:
                     label,
                     f"{scores.num_cases:,} {'user' if scores.num_cases == 1 else 'users'}",
                     {
-                        name: by["filtered"].slices[kind][label].metrics[metric]
-                        for name, by in _ordered(evaluation)
+                        name: by[setting].slices[kind][label].metrics[measured]
+                        for name, by in ordered(evaluation)
                     },
                 )
                 for label, scores in sorted(
                     groups.items(), key=lambda group: _first_number(group[0])
                 )
                 if scores.num_cases
-            ]
+            ],
+            highlighted,
         )
         for kind, groups in first.slices.items()
     }
 
 
-def metric_tables(evaluation: Evaluation) -> list[MetricTable]:
+def metric_tables(evaluation: Evaluation, highlighted: str = OURS) -> list[MetricTable]:
     """Models by metrics, one table per setting of the history filter; the best mean is marked."""
     tables = []
     for setting, note in SETTINGS.items():
-        results = {name: by[setting] for name, by in _ordered(evaluation)}
+        results = {name: by[setting] for name, by in ordered(evaluation)}
         metrics = list(evaluation.protocol["settings"]["metrics"])
         best = {
             metric: max(result.overall.metrics[metric].mean for result in results.values())
@@ -153,7 +177,7 @@ def metric_tables(evaluation: Evaluation) -> list[MetricTable]:
             rows.append(
                 Row(
                     name,
-                    name == OURS,
+                    name == highlighted,
                     [Cell(intervals[m], intervals[m].mean == best[m] > 0) for m in metrics],
                     result.coverage,
                     result.overall.difference.get(evaluation.main_metric),
@@ -163,14 +187,14 @@ def metric_tables(evaluation: Evaluation) -> list[MetricTable]:
     return tables
 
 
-def _shown_metrics(evaluation: Evaluation) -> list[str]:
+def shown_metrics(evaluation: Evaluation) -> list[str]:
     """The main metric and another: NDCG@10 or recall@10, where the settings measure them."""
-    measured = evaluation.models[OURS]["filtered"].overall.metrics
+    measured = next(iter(evaluation.models.values()))["filtered"].overall.metrics
     names = dict.fromkeys((evaluation.main_metric, *USUAL_METRICS))
     return [name for name in names if name in measured][:2]
 
 
-def _ordered(evaluation: Evaluation) -> list[tuple[str, dict[str, ModelResult]]]:
+def ordered(evaluation: Evaluation) -> list[tuple[str, dict[str, ModelResult]]]:
     """Models best first, so that tables and plots read from the top."""
     metric = evaluation.main_metric
     return sorted(
@@ -185,25 +209,32 @@ def _first_number(label: str) -> int:
     return int(digits.group()) if digits else 0
 
 
-def _panels(groups: list[tuple[str, str, dict[str, Interval]]]) -> list[Panel]:
+def _panels(groups: list[tuple[str, str, dict[str, Interval]]], highlighted: str) -> list[Panel]:
     """Panels that share one axis, so that they can be compared."""
-    highest = max((i.high for _, _, dots in groups for i in dots.values()), default=0.0)
-    step = nice_step(highest, 5)
-    top = step * max(1, math.ceil(highest / step - 1e-9))
-    ticks = [(100 * i * step / top, f"{i * step:g}") for i in range(round(top / step) + 1)]
+    ends = [end for _, _, dots in groups for i in dots.values() for end in (i.low, i.high)]
+    lowest, highest = min([0.0, *ends]), max([0.0, *ends])
+    step = nice_step(highest - lowest, 5)
+    first, last = math.floor(lowest / step + 1e-9), math.ceil(highest / step - 1e-9)
+    last = max(last, first + 1)
+
+    def place(value: float) -> float:
+        return 100 * (value / step - first) / (last - first)
+
+    ticks = [(place(i * step), f"{i * step:g}".replace("-", "−")) for i in range(first, last + 1)]
     return [
         Panel(
             title,
             note,
+            place(0.0),
             ticks,
             [
                 Dot(
                     name,
-                    name == OURS,
+                    name == highlighted,
                     interval,
-                    100 * interval.mean / top,
-                    100 * interval.low / top,
-                    100 * (interval.high - interval.low) / top,
+                    place(interval.mean),
+                    place(interval.low),
+                    place(interval.high) - place(interval.low),
                 )
                 for name, interval in dots.items()
             ],

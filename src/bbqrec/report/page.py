@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset, load_texts
@@ -17,6 +16,7 @@ from bbqrec.report.codes import example_item, show_levels, show_wall
 from bbqrec.report.curves import heat_table, training_charts
 from bbqrec.report.metrics import headline, metric_tables, overall_panels, slice_panels
 from bbqrec.report.pictures import Pictures
+from bbqrec.report.template import template
 from bbqrec.report.users import sample_users
 from bbqrec.storage import read_json, read_tensors, write_bytes
 
@@ -45,41 +45,8 @@ def write_report(run: RunFolder) -> None:
     }
     # Last, when every section has said which items it shows: files are read in one pass.
     pictures.load()
-    html = _environment().get_template("page.html").render(content, pictures=pictures)
+    html = template(Path(__file__).parent, "page.html").render(content, pictures=pictures)
     write_bytes(run.directory / "report.html", html.encode())
-
-
-def _environment() -> Environment:
-    # Autoescape: titles and ids come from strangers.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["duration"] = duration
-    environment.filters["share"] = lambda value: f"{value:.1%}"
-    environment.filters["signed"] = signed
-    return environment
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 16 s`, `2 h 5 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def signed(value: float, decimals: int) -> str:
-    """`+0.048` or, with a true minus sign, `−0.048`; what rounds to nothing has no sign."""
-    text = f"{value:+.{decimals}f}".replace("-", "−")
-    return text if text.strip("+−0.") else text[1:]
 
 
 def command(directory: Path, item_ids: list[str]) -> str:
