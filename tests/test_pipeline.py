@@ -26,7 +26,7 @@ from bbqrec.errors import (
 from bbqrec.pipeline import RunConfig, find_config, run_stages
 from bbqrec.recommend import Recommender
 from bbqrec.semantic_ids import SemanticIds
-from bbqrec.storage import read_json, read_tensors, write_json
+from bbqrec.storage import read_json, read_tensors, sha256_file, write_json
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -154,6 +154,10 @@ def test_metrics_name_what_they_depend_on(finished: RunFolder) -> None:
             assert 0 <= overall["ndcg@10"]["mean"] <= overall["recall@10"]["mean"] <= 1
     assert metrics["environment"]["threads"] == 1
     assert metrics["seed"] == 0
+    assert metrics["content"] == {
+        name: sha256_file(finished.folder("prepare") / name)
+        for name in ("ids.json", "items.parquet", "images.parquet")
+    }
     assert metrics["config"]["training"]["epochs"] == TINY["training"]["epochs"]
     assert set(metrics["wall_s"]) == {"prepare", "encode", "tokenize", "train", "evaluate"}
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from bbqrec import __version__
 from bbqrec.cli_benchmark import commands
 from bbqrec.cli_options import (
     ConfigArgument,
@@ -46,6 +47,25 @@ app = typer.Typer(
 )
 # Before torch is imported: on a busy small machine two threads are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _print_version(is_asked: bool) -> bool:
+    if is_asked:
+        sys.stdout.write(f"bbqrec {__version__}\n")
+        raise typer.Exit
+    return is_asked
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -169,6 +189,8 @@ def evaluate(
 ) -> None:
     """Measure the recommender beside popularity and item-kNN; write RUN/metrics.json.
 
+    Stages before it that are not done or out of date, training among them, are done first.
+
     For example: `bbqrec evaluate runs/shop --quiet --json`
     """
     with session(quiet):
@@ -179,6 +201,8 @@ def evaluate(
 def report(run: RunArgument, quiet: Quiet = False, as_json: Json = False) -> None:
     """Write RUN/report.html: one file with pictures, codes, curves and metrics.
 
+    Stages before it that are not done or out of date, training among them, are done first.
+
     For example: `bbqrec report runs/shop`
     """
     with session(quiet):
@@ -186,16 +210,27 @@ def report(run: RunArgument, quiet: Quiet = False, as_json: Json = False) -> Non
 
 
 @app.command()
-def settings(config: ConfigArgument = None) -> None:
-    """Print every setting with its default (or CONFIG's) value, as TOML to start from.
+def settings(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG|RUN]", help="TOML settings, or a run folder, for its own."),
+    ] = None,
+) -> None:
+    """Print every setting with its default (or CONFIG's, or RUN's) value, as TOML to start from.
 
     For example: `bbqrec settings > my.toml`
+
+    Those of a run: `bbqrec settings runs/shop`
     """
+    from bbqrec.bundle import RunFolder
     from bbqrec.config import as_toml, read_toml
     from bbqrec.pipeline import RunConfig
 
     with session(quiet=True):
-        values = read_toml(config) if config else {}
+        values = {}
+        if config is not None:
+            is_run = config.is_dir()
+            values = _kept_settings(RunFolder(config).config_path) if is_run else read_toml(config)
         sys.stdout.write(as_toml(RunConfig.parse(values, source=str(config))) + "\n")
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset, prepare
 from bbqrec.features import Features, default_encoders, standardize
-from bbqrec.pipeline import RunConfig, check_size
+from bbqrec.pipeline import STAGES, RunConfig, check_size, kept_stages, source_to_prepare
 from bbqrec.recommender import ItemTables
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
@@ -30,9 +30,12 @@ def estimate(
 ) -> tuple[dict[str, Any], Table]:
     """Seconds per stage, peak memory and disk of a run, and a table of them.
 
-    The data are prepared in a temporary folder to count them; features are random numbers of the
-    right shape. Training times assume that every epoch is trained, so early stopping ends sooner.
+    Stages that the run keeps cost nothing. Data to prepare are prepared in a temporary folder to
+    count them; features are random numbers of the right shape. Training times assume that every
+    epoch is trained, so early stopping ends sooner.
     """
+    source = source_to_prepare(run, config, source)
+    kept = kept_stages(run, config) if source is None else []
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
         data = run.folder("prepare") if source is None else Path(folder)
@@ -49,7 +52,7 @@ def estimate(
         features.append(Features(modality, vectors, present, {}))
         rate = LOCAL_ITEMS_PER_S if encoder.encoder in LOCAL_DIMS else PRETRAINED_ITEMS_PER_S
         seconds["encode"] = seconds.get("encode", 0.0) + dataset.num_items / rate
-    if config.tokenizer.method == "bbqrec":
+    if config.tokenizer.method == "bbqrec" and "tokenize" not in kept:
         tokenizer = BehaviorBoundRecipe(
             features, dataset, config.tokenizer, seed=config.seed, device=torch.device(device)
         )
@@ -66,20 +69,27 @@ def estimate(
         seed=config.seed,
         device=device,
     )
-    seconds["train"] = _training_time(recommender, config.training, device)
     start = time.monotonic()
     recommender.end_epoch(0)
     validation = time.monotonic() - start
-    epochs = num_epochs(recommender, config.training)
-    seconds["train"] += validation * epochs / config.training.validate_every
+    if "train" not in kept:
+        num_validations = num_epochs(recommender, config.training) / config.training.validate_every
+        training = _training_time(recommender, config.training, device)
+        seconds["train"] = training + validation * num_validations
     # Validation and test, with the history kept and filtered.
     cases = 2 * (len(dataset.validation) + len(dataset.test))
     seconds["evaluate"] = validation * cases / config.training.validation_users
+    seconds = {
+        stage: 0.0 if stage in kept else seconds[stage]
+        for stage in STAGES
+        if stage in kept or stage in seconds
+    }
     weights = sum(p.numel() for p in recommender.model.parameters()) * 4
     disk += sum(f.vectors.numel() * 4 for f in features) + 10 * weights
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     values: dict[str, Any] = {
         "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
+        "kept": kept,
         "total_seconds": round(sum(seconds.values()), 1),
         "peak_memory_bytes": peak,
         "disk_bytes": disk,
@@ -106,7 +116,7 @@ def _table(values: dict[str, Any]) -> Table:
     table.add_column("stage")
     table.add_column("time", justify="right")
     for stage, seconds in values["seconds"].items():
-        table.add_row(stage, f"{seconds:,.0f} s")
+        table.add_row(stage, "kept" if stage in values["kept"] else f"{seconds:,.0f} s")
     table.add_section()
     table.add_row("all", f"{values['total_seconds'] / 60:,.1f} min")
     table.add_row("peak memory", f"{values['peak_memory_bytes'] / 2**30:.1f} GiB")

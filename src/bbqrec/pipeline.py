@@ -229,11 +229,17 @@ def _prepare(run: RunFolder, config: RunConfig, source: Path | None, until: str)
 
 def check_size(dataset: Dataset, config: RunConfig) -> None:
     """DataError where there is too little to train and evaluate, before hours are spent on it."""
-    depth = max(config.evaluation.depth, VALIDATION_DEPTH)
-    if dataset.num_items < depth:
+    remedy = "lower prepare.min_item and prepare.min_user, or bring more data"
+    if dataset.num_items < VALIDATION_DEPTH:
         raise DataError(
-            f"the prepared data hold {dataset.num_items} items, but evaluation lists {depth}; "
-            "lower prepare.min_item and prepare.min_user, list fewer, or bring more data"
+            f"the prepared data hold {dataset.num_items} items, but training is validated on lists "
+            f"of {VALIDATION_DEPTH}; {remedy}"
+        )
+    if dataset.num_items < config.evaluation.depth:
+        raise DataError(
+            f"the prepared data hold {dataset.num_items} items, but evaluation lists "
+            f"{config.evaluation.depth}; {remedy}, or list fewer: "
+            """--set 'evaluation.metrics=["recall@10","ndcg@10"]'"""
         )
     for name, cases in (("validation", dataset.validation), ("test", dataset.test)):
         if not len(cases):
@@ -256,16 +262,62 @@ def _source_fingerprint(source: Path, run: RunFolder | None = None) -> str:
     return sha256_json([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
-def _encode(run: RunFolder, config: RunConfig, device: str) -> None:
-    data = run.folder("prepare")
-    encoders = config.encode or default_encoders(data)
+def _content(run: RunFolder) -> dict[str, str | None]:
+    """Digests of what is known of the items, which `Dataset.fingerprint` leaves out."""
     files = run.manifest("prepare")["sha256"]
-    content = [files.get(name) for name in ("ids.json", "items.parquet", "images.parquet")]
+    return {name: files.get(name) for name in ("ids.json", "items.parquet", "images.parquet")}
+
+
+def _encode_key(run: RunFolder, config: RunConfig) -> str:
+    encoders = config.encode or default_encoders(run.folder("prepare"))
     settings = {m: c.model_dump(mode="json") for m, c in encoders.items()}
     # Vectors brought along and models in a local folder can change under the same name.
     paths = [Path(c.path or c.encoder) for c in encoders.values()]
     outside = [_source_fingerprint(path, run) for path in paths if path.exists()]
-    key = fingerprint(content, settings, outside)
+    return fingerprint(list(_content(run).values()), settings, outside)
+
+
+def _tokenize_key(run: RunFolder, config: RunConfig) -> str:
+    data = run.dataset().fingerprint
+    if config.semantic_ids is not None:
+        return fingerprint(data, sha256_file(Path(config.semantic_ids)))
+    return fingerprint(data, run.manifest("encode")["sha256"], config.tokenizer, config.seed)
+
+
+def _train_key(run: RunFolder, config: RunConfig) -> str:
+    inputs = [run.manifest(stage)["sha256"] for stage in ("encode", "tokenize")]
+    settings = (config.recommender, config.training, config.ranking, config.seed)
+    return fingerprint(run.dataset().fingerprint, inputs, *settings)
+
+
+def _evaluate_key(run: RunFolder, config: RunConfig) -> str:
+    inputs = [run.manifest(stage)["sha256"] for stage in ("prepare", "train")]
+    return fingerprint(inputs, config.evaluation, config.ranking, list(config.compare))
+
+
+KEYS = {
+    "encode": _encode_key,
+    "tokenize": _tokenize_key,
+    "train": _train_key,
+    "evaluate": _evaluate_key,
+}
+"""After preparation: stage -> the key it must have been made for, which reads the stages before."""
+
+
+def kept_stages(run: RunFolder, config: RunConfig) -> list[str]:
+    """The stages that `run_stages` would leave as they are where the prepared data stand."""
+    kept = ["prepare"]
+    for stage, key in KEYS.items():
+        if not run.is_current(stage, key(run, config)):
+            break
+        kept.append(stage)
+    return kept
+
+
+def _encode(run: RunFolder, config: RunConfig, device: str) -> None:
+    data = run.folder("prepare")
+    encoders = config.encode or default_encoders(data)
+    key = _encode_key(run, config)
     if not _is_done(run, "encode", key):
         with run.write_stage("encode", key) as directory:
             cache = run.checkpoints / "encode"
@@ -273,13 +325,10 @@ def _encode(run: RunFolder, config: RunConfig, device: str) -> None:
 
 
 def _tokenize(run: RunFolder, config: RunConfig, device: str) -> None:
-    dataset = run.dataset()
-    features = run.manifest("encode")["sha256"]
-    key = fingerprint(dataset.fingerprint, features, config.tokenizer, config.seed)
-    if config.semantic_ids is not None:
-        key = fingerprint(dataset.fingerprint, sha256_file(Path(config.semantic_ids)))
+    key = _tokenize_key(run, config)
     if _is_done(run, "tokenize", key):
         return
+    dataset = run.dataset()
     if config.semantic_ids is not None:
         with run.write_stage("tokenize", key) as directory:
             ids = read_semantic_ids(Path(config.semantic_ids), dataset.item_ids)
@@ -318,12 +367,10 @@ def _write_tokens(
 
 
 def _train(run: RunFolder, config: RunConfig, device: str) -> None:
-    dataset = run.dataset()
-    inputs = [run.manifest(stage)["sha256"] for stage in ("encode", "tokenize")]
-    settings = (config.recommender, config.training, config.ranking, config.seed)
-    key = fingerprint(dataset.fingerprint, inputs, *settings)
+    key = _train_key(run, config)
     if _is_done(run, "train", key):
         return
+    dataset = run.dataset()
     tables = run.item_tables(dataset, config.recommender)
     checkpoints = run.checkpoints / f"train-{key[:16]}"
     with run.write_stage("train", key) as directory:
@@ -365,8 +412,7 @@ def _evaluate(
     config: RunConfig,
     device: str,
 ) -> None:
-    inputs = [run.manifest(stage)["sha256"] for stage in ("prepare", "train")]
-    key = fingerprint(inputs, config.evaluation, config.ranking, list(config.compare))
+    key = _evaluate_key(run, config)
     if _is_done(run, "evaluate", key):
         _copy_metrics(run)
         return
@@ -392,6 +438,7 @@ def _evaluate(
             "environment": environment(),
             "item_knn": item_knn.config.model_dump(mode="json"),
             "config": config.model_dump(mode="json"),
+            "content": _content(run),
         }
         for split, cases in (("validation", dataset.validation), ("test", dataset.test)):
             evaluation = evaluate(

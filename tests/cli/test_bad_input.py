@@ -114,7 +114,12 @@ def test_settings_that_were_refused_are_not_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_items", "num_events", "message"), [(30, 2, "no validation case"), (9, 6, "hold 9 items")]
+    ("num_items", "num_events", "message"),
+    [
+        (30, 2, "no validation case"),
+        (9, 6, "hold 9 items, but training is validated on lists of 10; lower prepare.min_item"),
+        (15, 6, "list fewer: --set 'evaluation.metrics=["),
+    ],
 )
 def test_too_few_data_to_evaluate_are_refused_before_training(
     tmp_path: Path, shop: Path, num_items: int, num_events: int, message: str
