@@ -1,5 +1,6 @@
 """What a finished stage is worth showing in the terminal, and the same as plain values."""
 
+import shlex
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from bbqrec.storage import read_json
 
 METRICS = ("recall@10", "ndcg@10")
 NUM_SHOPPERS = 3
+ORACLE = "oracle"  # who knows how a drawn shop was drawn: a bound, not a rival
 
 
 def summarize(run: RunFolder, stage: str) -> tuple[dict[str, Any], RenderableType]:
@@ -51,6 +53,14 @@ def recommendation_table(
 def _plain(text: str, style: str = "") -> Text:
     """A stranger's text as it is: no markup, nothing a terminal would obey."""
     return Text(printable(text), style=style)
+
+
+def _listed(lines: list[Text]) -> Table:
+    """Lines that can be told apart where they are wrapped."""
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    for line in lines:
+        grid.add_row("-", line)
+    return grid
 
 
 def _titles(recommender: Recommender, item_ids: list[str]) -> list[str]:
@@ -131,11 +141,26 @@ def _trained(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
 def _evaluated(run: RunFolder, *, with_shoppers: bool) -> tuple[dict[str, Any], RenderableType]:
     metrics = read_json(run.folder("evaluate") / "metrics.json")
     evaluation = Evaluation.parse(metrics["test"], source=f"{run.directory}/metrics.json")
-    parts: list[RenderableType] = [
-        overall_table(evaluation, setting, metrics=METRICS) for setting in ("kept", "filtered")
-    ]
+    oracle = evaluation.models.get(ORACLE)
+    rivals = {name: by_setting for name, by_setting in evaluation.models.items() if name != ORACLE}
+    shown = evaluation.model_copy(update={"models": rivals})
+    parts: list[RenderableType] = []
+    for setting in ("kept", "filtered"):
+        parts.append(overall_table(shown, setting, metrics=METRICS))
+        if oracle is not None:
+            means = oracle[setting].overall.metrics
+            values = ", ".join(f"{name} {means[name].mean:.4f}" for name in METRICS)
+            parts.append(Text(f"bound: {values} (an oracle that knows the shop's law)\n"))
     if with_shoppers:
-        parts += [_shoppers(run), Text(f"report: {run.directory / 'report.html'}", style="bold")]
+        dataset = run.dataset()
+        user_id = dataset.user_ids[int(dataset.test.users[0])]
+        ask = shlex.join(["bbqrec", "recommend", str(run.directory), "--user", user_id])
+        parts += [
+            _shoppers(run),
+            Text(f"report: {run.directory / 'report.html'}", style="bold"),
+            # Not wrapped: it is to be copied.
+            Text(f"next:   {printable(ask)}", style="bold", no_wrap=True, overflow="ignore"),
+        ]
     return metrics, Group(*parts)
 
 
@@ -160,8 +185,8 @@ def _shoppers(run: RunFolder) -> Table:
         ]
         table.add_row(
             _plain(dataset.user_ids[int(cases.users[row])]),
-            Text("\n").join(map(_plain, _titles(recommender, histories[row][-5:]))),
-            Text("\n").join(recommended),
+            _listed([_plain(title) for title in _titles(recommender, histories[row][-5:])]),
+            _listed(recommended),
             _plain(dataset.titles[target]),
         )
     return table

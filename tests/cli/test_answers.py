@@ -1,5 +1,6 @@
 """Requests are answered, one or a file of them, or refused in one sentence."""
 
+import io
 import json
 import os
 import shutil
@@ -9,8 +10,12 @@ from typing import Any
 import polars as pl
 import pytest
 from command_line import COMMA, NUM_ITEMS, answer, invoke, item_name, refusal
+from rich.console import Console
 
+import bbqrec
+from bbqrec.bundle import RunFolder
 from bbqrec.cli import app
+from bbqrec.summary import summarize
 
 
 def test_recommendations_have_titles_and_log_probabilities(finished: Path) -> None:
@@ -207,6 +212,77 @@ def test_a_copied_run_recommends_from_anywhere(finished: Path, tmp_path: Path) -
     assert moved == answer("recommend", finished, "--history", "i6")
     assert answer("report", copy)
     assert "[bold]" in refusal("recommend", copy.parent / "none", "--history", "i6")
+
+
+def test_an_estimate_counts_only_what_is_still_to_be_done(finished: Path) -> None:
+    ask = ("run", "--out", finished, "--dry-run")
+
+    nothing = answer(*ask)
+    training = answer(*ask, "--set", "training.epochs=1")
+
+    assert nothing["kept"] == ["prepare", "encode", "tokenize", "train", "evaluate"]
+    assert nothing["total_seconds"] == 0
+    assert training["kept"] == ["prepare", "encode", "tokenize"]
+    assert [stage for stage, seconds in training["seconds"].items() if seconds] == [
+        *("train", "evaluate")
+    ]
+    assert "kept" in invoke(*ask).stdout
+
+
+def test_a_stage_that_is_done_on_the_way_is_announced(run: Path) -> None:
+    shutil.rmtree(run / "evaluation")
+
+    result = invoke("evaluate", run, "--set", "training.epochs=1")
+
+    assert "tokenize: unchanged, kept" in result.stderr
+    assert "train: out of date or damaged, doing it again" in result.stderr
+    assert "evaluate: not done yet, doing it now" in result.stderr
+
+
+def test_the_settings_of_a_run_are_printed_like_those_of_a_file(
+    finished: Path, shop: Path, tmp_path: Path
+) -> None:
+    printed = invoke("settings", finished)
+
+    assert printed.stdout == invoke("settings", shop / "tiny.toml").stdout
+    assert "config.json is missing" in refusal("settings", tmp_path)
+
+
+def test_a_run_ends_with_the_command_that_asks_it(finished: Path) -> None:
+    shown = invoke("report", finished)
+
+    *_, last = shown.stdout.splitlines()
+    command, user_id = last.removeprefix("next:").rsplit(" --user ", 1)
+    assert command.split() == ["bbqrec", "recommend", str(finished)]
+    assert answer("recommend", finished, "--user", user_id)["items"]
+    assert "│ - " in shown.stdout  # titles that stay apart where they are wrapped
+
+
+def test_an_oracle_is_a_bound_and_no_rival(run: Path) -> None:
+    path = run / "evaluation" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["test"]["models"]["oracle"] = metrics["test"]["models"]["popularity"]
+    path.write_text(json.dumps(metrics))
+    console = Console(width=80, record=True, file=io.StringIO())
+
+    console.print(summarize(RunFolder(run), "evaluate")[1])
+
+    lines = console.export_text().splitlines()
+    assert sum(line.startswith("bound: recall@10 0.") for line in lines) == 2
+    assert not any("│ oracle" in line for line in lines)
+
+
+def test_no_dictionary_is_logged(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    shutil.rmtree(run / "features")
+
+    logged = " ".join(invoke("encode", run).stderr.split())
+
+    assert "wide; items: images 36, unreadable 3, present 33, missing 7, zero 0" in logged
+
+
+def test_the_version_is_printed() -> None:
+    assert invoke("--version").stdout == f"bbqrec {bbqrec.__version__}\n"
 
 
 COMMANDS = sorted(c.callback.__name__ for c in app.registered_commands if c.callback)

@@ -164,7 +164,8 @@ def _to_features(job: Job, made: Encoded, identity: dict[str, Any]) -> Features:
         "missing": int((~is_present).sum()),
         "zero": len(made.items) - int(is_present.sum()),
     }
-    logger.info("%s: %d wide, %s", job.modality, vectors.shape[1], statistics)
+    counts = ", ".join(f"{name} {count:,}" for name, count in statistics.items())
+    logger.info("%s: %d wide; items: %s", job.modality, vectors.shape[1], counts)
     checksum = {"vectors_sha256": _checksum(vectors)}
     return Features(
         job.modality, vectors, is_present, {**identity, **checksum, "statistics": statistics}
