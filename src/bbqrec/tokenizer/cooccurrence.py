@@ -16,7 +16,8 @@ def cooccurrence_vectors(
     """Truncated SVD of positive pointwise mutual information (Levy and Goldberg, 2014).
 
     A pair counts where its items are at most `MAX_GAP` places apart in one history. Items
-    without pairs get zero. Fewer than `dim` columns where the catalog is smaller.
+    without a pair more frequent than by chance get exactly zero. Fewer than `dim` columns where
+    the catalog is smaller.
     """
     row = np.repeat(np.arange(len(train)), train.lengths)
     items = train.items.astype(np.int64)
@@ -43,4 +44,8 @@ def cooccurrence_vectors(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # svd_lowrank starts from random directions
         left, values, _ = torch.svd_lowrank(matrix, q=min(num_items, width + 8), niter=4)
-    return left[:, :width] * values[:width].sqrt()
+    vectors = left[:, :width] * values[:width].sqrt()
+    # The decomposition leaves traces of rounding in empty rows, which would pass for directions.
+    has_pairs = torch.zeros(num_items, dtype=torch.bool)
+    has_pairs[matrix.indices()[0]] = True
+    return vectors * has_pairs[:, None]
