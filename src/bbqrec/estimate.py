@@ -12,9 +12,10 @@ from rich.table import Table
 from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset, prepare
 from bbqrec.features import Features, default_encoders, standardize
-from bbqrec.pipeline import STAGES, RunConfig, check_size, kept_stages, source_to_prepare
+from bbqrec.pipeline import STAGES, RunConfig, check_size, kept_stages
 from bbqrec.recommender import ItemTables
 from bbqrec.semantic_ids import SemanticIds
+from bbqrec.source import source_to_prepare
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
 from bbqrec.training.loop import LoopConfig, Recipe, num_epochs, seconds_per_step
 from bbqrec.training.recommender import make_recipe
@@ -34,7 +35,7 @@ def estimate(
     count them; features are random numbers of the right shape. Training times assume that every
     epoch is trained, so early stopping ends sooner.
     """
-    source = source_to_prepare(run, config, source)
+    source = source_to_prepare(run, config.prepare, source)
     kept = kept_stages(run, config) if source is None else []
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()

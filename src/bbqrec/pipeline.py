@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from bbqrec.bundle import OWN_NAMES, RunFolder, fingerprint
+from bbqrec.bundle import RunFolder, fingerprint
 from bbqrec.config import Config, read_toml
 from bbqrec.data import (
     Dataset,
@@ -33,12 +33,12 @@ from bbqrec.recommend import Recommender
 from bbqrec.recommender import RecommenderConfig, fit_popularity, tune_item_knn
 from bbqrec.report import write_report
 from bbqrec.semantic_ids import SemanticIds
+from bbqrec.source import source_fingerprint, source_to_prepare
 from bbqrec.storage import (
     new_directory,
     read_bytes,
     read_json,
     sha256_file,
-    sha256_json,
     write_bytes,
     write_json,
     write_tensors,
@@ -175,45 +175,13 @@ def _announce(run: RunFolder, stage: str) -> None:
         logger.info("%s: not done yet, doing it now ...", stage)
 
 
-def source_to_prepare(run: RunFolder, config: RunConfig, source: Path | None) -> Path | None:
-    """What the run's data are to be prepared from; None where those it holds stand as they are.
-
-    Raises:
-        StorageError: the run was made from another source.
-        ConfigError: without `source`, data must be prepared again whose source is gone.
-    """
-    held = run.source()
-    if source is None:
-        run.verify("prepare")
-        used = PrepareConfig.parse(run.dataset().info["options"], source=str(run.directory))
-        wanted = config.prepare.model_dump()
-        changed = [name for name, value in used.model_dump().items() if value != wanted[name]]
-        if not changed:
-            return None
-        if held is None or not held.path.exists():
-            raise ConfigError(
-                f"the data in {run.directory} were prepared with another prepare.{changed[0]}, and "
-                f"their source {held.path if held else '(unknown)'} is not there to prepare them "
-                f"again; give --data again: `bbqrec run --data SOURCE --out {run.directory}`"
-            )
-        return held.path
-    files = _source_fingerprint(source, run)
-    # The same files elsewhere, moved or reached by another path, are the same source.
-    if held is not None and held.files != files and held.path != source.resolve():
-        raise StorageError(
-            f"{run.directory} holds a run on {held.path}, which {source} would replace; give "
-            f"another folder as --out, or delete {run.directory} first"
-        )
-    return None if run.is_current("prepare", fingerprint(files, config.prepare)) else source
-
-
 def _prepare(run: RunFolder, config: RunConfig, source: Path | None, until: str) -> None:
-    source = source_to_prepare(run, config, source)
+    source = source_to_prepare(run, config.prepare, source)
     if source is None:
         logger.info("prepare: unchanged, kept")
     else:
         _announce(run, "prepare")
-        files = _source_fingerprint(source, run)
+        files = source_fingerprint(source, run)
         about = {"source": {"path": str(source.resolve()), "files": files}}
         key = fingerprint(files, config.prepare)
         with run.write_stage("prepare", key, about) as directory:
@@ -250,18 +218,6 @@ def check_size(dataset: Dataset, config: RunConfig) -> None:
             )
 
 
-def _source_fingerprint(source: Path, run: RunFolder | None = None) -> str:
-    """Names, sizes and modification times of the source's files."""
-    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
-    if run is not None and run.directory.resolve().is_relative_to(source.resolve()):
-        # What the run writes is not what it reads; other files may lie beside it.
-        inside = source / run.directory.resolve().relative_to(source.resolve())
-        own = {inside / name for name in OWN_NAMES}
-        files = [p for p in files if own.isdisjoint({p, *p.parents})]
-    stats = [(str(p.relative_to(source)), p.stat()) for p in files if p.exists()]
-    return sha256_json([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
-
-
 def _content(run: RunFolder) -> dict[str, str | None]:
     """Digests of what is known of the items, which `Dataset.fingerprint` leaves out."""
     files = run.manifest("prepare")["sha256"]
@@ -273,7 +229,7 @@ def _encode_key(run: RunFolder, config: RunConfig) -> str:
     settings = {m: c.model_dump(mode="json") for m, c in encoders.items()}
     # Vectors brought along and models in a local folder can change under the same name.
     paths = [Path(c.path or c.encoder) for c in encoders.values()]
-    outside = [_source_fingerprint(path, run) for path in paths if path.exists()]
+    outside = [source_fingerprint(path, run) for path in paths if path.exists()]
     return fingerprint(list(_content(run).values()), settings, outside)
 
 

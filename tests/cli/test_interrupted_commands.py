@@ -16,6 +16,7 @@ import pytest
 from command_line import answer, invoke, refusal
 
 import bbqrec.pipeline
+import bbqrec.source
 from bbqrec.bundle import RunFolder
 from bbqrec.errors import StorageError
 from bbqrec.storage import write_json
@@ -97,7 +98,7 @@ def test_a_refused_read_is_one_sentence(run: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "/vault/shop.csv")
 
-    monkeypatch.setattr(bbqrec.pipeline, "_source_fingerprint", refuse)
+    monkeypatch.setattr(bbqrec.source, "source_fingerprint", refuse)
 
     sentence = refusal("prepare", run / "config.json", "--out", run, "-q")
 
