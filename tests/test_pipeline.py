@@ -305,9 +305,13 @@ def test_the_settings_that_come_along_are_valid(name: str) -> None:
 
 def test_settings_survive_a_round_trip_through_toml(tmp_path: Path) -> None:
     path = tmp_path / "all.toml"
-    path.write_text(as_toml(tiny_config()))
+    config = tiny_config(
+        prepare={"columns": {"user_id": 'the "who"'}, "event_weights": {"add to cart.": 0.5}},
+        encode={"text": {"encoder": "lexical", "dim": 8}},
+    )
+    path.write_text(as_toml(config))
 
-    assert RunConfig.parse(read_toml(path)) == tiny_config()
+    assert RunConfig.parse(read_toml(path)) == config
 
 
 @pytest.mark.parametrize(

@@ -78,15 +78,25 @@ def as_toml(settings: Config, section: str = "") -> str:
             continue
         lines += [f"# {line}" for line in (field.description or "").splitlines()]
         if isinstance(value, dict) and value:
-            tables += [
-                as_toml(v, f"{section}.{name}.{k}".removeprefix(".")) for k, v in value.items()
-            ]
+            tables += _as_tables(value, f"{section}.{name}".removeprefix("."))
             continue
         if value is None or value == {}:
             lines.append(f"# {name} is not set")
         else:
             lines.append(f"{name} = {orjson.dumps(value).decode()}")
     return "\n".join([*lines, *tables])
+
+
+def _as_tables(entries: dict[str, Any], section: str) -> list[str]:
+    """A dictionary of settings as one table each, one of plain values as a table of its own."""
+    if all(isinstance(value, Config) for value in entries.values()):
+        return [as_toml(value, f"{section}.{key}") for key, value in entries.items()]
+    # Keys are quoted: event types may hold spaces and dots.
+    lines = [
+        f"{orjson.dumps(key).decode()} = {orjson.dumps(value).decode()}"
+        for key, value in entries.items()
+    ]
+    return ["\n".join([f"\n[{section}]", *lines])]
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
