@@ -17,13 +17,20 @@ from tiny_run import draw_tiny_shop, tiny_config
 
 from bbqrec.bundle import RunFolder
 from bbqrec.errors import CorruptArtifactError
-from bbqrec.evaluation import Evaluation
+from bbqrec.evaluation import Evaluation, Interval
 from bbqrec.pipeline import run_stages
 from bbqrec.recommend import Recommender
 from bbqrec.report import write_report
 from bbqrec.report.codes import example_item, show_levels, show_wall
 from bbqrec.report.curves import BOTTOM, HEIGHT, TOP, heat_table, training_charts
-from bbqrec.report.metrics import headline, nice_step, overall_panels
+from bbqrec.report.metrics import (
+    difference_panels,
+    headline,
+    nice_step,
+    overall_panels,
+    slice_panels,
+    verdict,
+)
 from bbqrec.report.page import command
 from bbqrec.report.pictures import MAX_TITLE, SIDE, Pictures
 from bbqrec.report.template import duration, signed
@@ -201,6 +208,35 @@ def test_other_metrics_take_the_place_of_the_usual_ones(run: RunFolder) -> None:
 
     assert [line.metric for line in lines] == ["MRR@20"]
     assert [panel.title for panel in overall_panels(evaluation)] == ["MRR@20", "MRR@20"]
+
+
+def test_differences_are_drawn_around_zero_and_scores_from_zero(run: RunFolder) -> None:
+    values = read_json(run.directory / "metrics.json")["test"]
+    evaluation = Evaluation.parse(values, source="here")
+
+    panels = difference_panels(evaluation, highlighted="popularity")
+
+    for panel in panels:
+        assert [dot.is_highlighted for dot in panel.dots] == [
+            dot.name == "popularity" for dot in panel.dots
+        ]
+        assert evaluation.reference not in [dot.name for dot in panel.dots]
+        assert (panel.zero, "0") in panel.ticks
+        for dot in panel.dots:
+            assert (dot.left > panel.zero) == (dot.interval.mean > 0)
+            assert 0 <= dot.low <= dot.left <= dot.low + dot.width <= 100 + 1e-6
+    scores = [*overall_panels(evaluation), *slice_panels(evaluation)["history length"]]
+    assert {panel.zero for panel in scores} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [(0.01, 0.02, "better"), (-0.02, -0.01, "worse"), (-0.01, 0.03, "level"), (0, 0.1, "level")],
+)
+def test_a_difference_counts_only_where_its_interval_leaves_out_zero(
+    low: float, high: float, word: str
+) -> None:
+    assert verdict(Interval(mean=(low + high) / 2, low=low, high=high)) == word
 
 
 def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def benchmark(
                 )
                 shown.title = f"{table.data}: {shown.title}"
                 Console().print(shown)
-        Console().print(f"written to {path}")
+        Console().print(f"written to {path} and {path.with_suffix('.html')}")
 
 
 @commands.command()

@@ -1,66 +1,25 @@
-"""Cells -> tables: means over seeds, intervals over users, every row against the reference."""
+"""Finished cells -> NAME.md and NAME.html, every row against the reference."""
 
-import statistics
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
-from bbqrec.benchmark.cells import Cell, CellStore, made_with
-from bbqrec.benchmark.config import BenchmarkConfig, CellKey
+from bbqrec.benchmark.collected import DataSetTables, collect
+from bbqrec.benchmark.config import BenchmarkConfig
+from bbqrec.benchmark.page import render_page
 from bbqrec.errors import DataError
-from bbqrec.evaluation import (
-    HISTORY_SETTINGS,
-    SETTING_TITLES,
-    Evaluation,
-    EvaluationConfig,
-    Interval,
-    ModelResult,
-    markdown_slices,
-    rank_values,
-    score_values,
-)
+from bbqrec.evaluation import SETTING_TITLES, Interval, markdown_slices
 from bbqrec.storage import read_bytes, write_bytes
 
 METRICS = ("recall@10", "ndcg@10")
 REVEALED = "revealed.jsonl"
 
 
-class Row(NamedTuple):
-    """The finished cells of one row on one data set, one per seed."""
-
-    name: str
-    keys: list[CellKey]
-    cells: list[Cell]
-
-    def deviation(self, store: CellStore, split: str, setting: str, metric: str) -> float | None:
-        """Standard deviation over seeds; None for a single one."""
-        if len(self.keys) < 2:
-            return None
-        means = [
-            float(rank_values(_ranks(store, key, split, setting), (metric,)).mean())
-            for key in self.keys
-        ]
-        return statistics.stdev(means)
-
-
-class DataSetTables(NamedTuple):
-    """What the cells of one data set say on one split."""
-
-    data: str
-    store: CellStore
-    rows: list[Row]
-    missing: list[CellKey]
-    evaluation: Evaluation
-
-
 def write_tables(
     config: BenchmarkConfig, *, name: str, command: str, out_dir: Path, final: bool
 ) -> tuple[Path, list[DataSetTables]]:
-    """Write `out_dir`/NAME.md from the cells that are there.
+    """Write `out_dir`/NAME.md, and NAME.html beside it to look at, from the cells that are there.
 
     Args:
         final: show test results. Every such look is logged in cells/revealed.jsonl; all choices
@@ -93,108 +52,9 @@ def write_tables(
     ]
     body = "\n".join([*head, *(_markdown(config, table) for table in tables)])
     write_bytes(path, body.encode())
+    page = render_page(config, tables, name=name, command=command)
+    write_bytes(path.with_suffix(".html"), page.encode())
     return path, tables
-
-
-def collect(config: BenchmarkConfig, data: str, out_dir: Path, split: str) -> DataSetTables | None:
-    """All finished cells of a data set as one evaluation; None where there are none."""
-    store = CellStore(out_dir / "cells", data)
-    by_row: dict[str, Row] = {}
-    missing = []
-    for key in config.cells():
-        if key.data != data:
-            continue
-        cell = store.load(key)
-        if cell is None or not made_with(cell, config.rows[key.row].kind, config.run_config(key)):
-            missing.append(key)
-            continue
-        row = by_row.setdefault(key.row, Row(key.row, [], []))
-        row.keys.append(key)
-        row.cells.append(cell)
-    rows = list(by_row.values())
-    if not rows:
-        return None
-    settings = config.run_config(rows[0].keys[0]).evaluation
-    cases = store.cases()
-    for row in rows:
-        for key, cell in zip(row.keys, row.cells, strict=True):
-            if cell.dataset != cases["dataset"]:
-                raise DataError(
-                    f"the cell ({key}) was made on other data than the rest of {data}; delete it "
-                    "and run the benchmark again"
-                )
-    reference = config.reference if config.reference in by_row else None
-    evaluation = _evaluation(store, rows, split, settings, reference, cases)
-    return DataSetTables(data, store, rows, missing, evaluation)
-
-
-def _evaluation(
-    store: CellStore,
-    rows: list[Row],
-    split: str,
-    settings: EvaluationConfig,
-    reference: str | None,
-    cases: dict[str, Any],
-) -> Evaluation:
-    slices = store.slices(split)
-    models: dict[str, dict[str, ModelResult]] = {row.name: {} for row in rows}
-    num_cases = 0
-    for setting in HISTORY_SETTINGS:
-        ranks = {row.name: [_ranks(store, key, split, setting) for key in row.keys] for row in rows}
-        num_cases = len(next(iter(ranks.values()))[0])
-
-        def scores(
-            chosen: NDArray[np.int64] | slice,
-            metrics: tuple[str, ...],
-            ranks: dict[str, list[NDArray[np.int64]]] = ranks,
-        ) -> Any:
-            values = {
-                name: np.mean([rank_values(r[chosen], metrics) for r in of_seeds], axis=0)
-                for name, of_seeds in ranks.items()
-            }
-            return score_values(
-                values,
-                metrics,
-                reference=reference,
-                num_bootstrap=settings.num_bootstrap,
-                confidence=settings.confidence,
-                seed=settings.seed,
-            )
-
-        overall = scores(slice(None), settings.metrics)
-        by_slice = {
-            kind: {
-                label: scores(chosen, settings.slice_metrics) for label, chosen in groups.items()
-            }
-            for kind, groups in slices.items()
-        }
-        for row in rows:
-            lists = [cell.lists[f"{split}.{setting}"] for cell in row.cells]
-            models[row.name][setting] = ModelResult(
-                overall=overall[row.name],
-                slices={
-                    kind: {label: by_row[row.name] for label, by_row in groups.items()}
-                    for kind, groups in by_slice.items()
-                },
-                coverage=statistics.fmean(x.coverage for x in lists),
-                novelty_bits=statistics.fmean(x.novelty_bits for x in lists),
-                filled=statistics.fmean(x.filled for x in lists),
-                wall_s=statistics.fmean(num_cases / x.users_per_s for x in lists),
-            )
-    return Evaluation(
-        split=split,
-        reference=reference,
-        main_metric=settings.main_metric,
-        protocol={"settings": settings.model_dump(mode="json")},
-        num_cases=num_cases,
-        num_items=cases["num_items"],
-        num_repeat_targets=cases[split]["num_repeat_targets"],
-        models=models,
-    )
-
-
-def _ranks(store: CellStore, key: CellKey, split: str, setting: str) -> NDArray[np.int64]:
-    return store.ranks(key)[f"{split}.{setting}"].astype(np.int64)
 
 
 def _markdown(config: BenchmarkConfig, table: DataSetTables) -> str:
@@ -218,7 +78,7 @@ def _overall(table: DataSetTables, setting: str) -> str:
     evaluation = table.evaluation
     header = ["row", "seeds"]
     for metric in METRICS:
-        header += [metric, f"against {evaluation.reference}"]
+        header += [metric, f"against {evaluation.reference}"] if evaluation.reference else [metric]
     header += ["coverage"]
     results = {name: by_setting[setting] for name, by_setting in evaluation.models.items()}
     best = {m: max(r.overall.metrics[m].mean for r in results.values()) for m in METRICS}
@@ -234,7 +94,8 @@ def _overall(table: DataSetTables, setting: str) -> str:
             low_high = f"[{interval.low:.4f}, {interval.high:.4f}]"
             cells.append(f"{mark}{interval.mean:.4f}{mark}{spread} {low_high}")
             difference = result.overall.difference.get(metric)
-            cells.append("" if difference is None else _signed(difference))
+            if evaluation.reference:
+                cells.append("" if difference is None else _signed(difference))
         cells.append(f"{result.coverage:.3f}")
         lines.append(cells)
     return _table(header, lines)
