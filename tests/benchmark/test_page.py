@@ -146,7 +146,11 @@ def test_hostile_names_are_shown_as_they_are_written(
         "SASRec",
         HOSTILE,
         about=HOSTILE,
-        rows={"SASRec": {}, HOSTILE: {"about": HOSTILE}, "popularity": {"kind": "popularity"}},
+        rows={
+            "SASRec": {"settings": {"recommender": {"dropout": 0.25}}},
+            HOSTILE: {"about": HOSTILE},
+            "popularity": {"kind": "popularity"},
+        },
     )
     out = start(config)
     for key in config.cells()[:2]:
@@ -155,6 +159,7 @@ def test_hostile_names_are_shown_as_they_are_written(
     page = show(config, out)
 
     assert page.count("script") == page.count("img") == 0
+    assert "recommender.dropout = 0.25" in page.words
     assert sum(HOSTILE in words for words in page.words) > 10
 
 
@@ -200,6 +205,7 @@ def test_the_numbers_are_those_of_the_tables(start: Callable[[BenchmarkConfig], 
                 if difference := result.overall.difference.get(metric):
                     shown = [signed(value, 4) for value in difference.model_dump().values()]
                     assert all(number in text for number in shown)
+    assert "split: leave one out" in text
     assert "1,234,567" in text
     assert "3 min 16 s" in text
 

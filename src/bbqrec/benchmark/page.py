@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orjson
+
 from bbqrec.benchmark.cells import Cell
 from bbqrec.benchmark.collected import DataSetTables, Row, choose_row
 from bbqrec.benchmark.config import BenchmarkConfig, slug
@@ -104,6 +106,7 @@ class Section(NamedTuple):
     anchor: str
     table: DataSetTables
     num_interactions: int
+    data_split: str
     choice: Choice | None
     overall: list[Multiples]
     differences: list[Multiples]
@@ -128,7 +131,11 @@ def render_page(
         settings=SETTINGS,
         split=tables[0].evaluation.split,
         sections=sections,
-        rows=[name for name in config.rows if any(name == r.name for t in tables for r in t.rows)],
+        rows={
+            name: (row, _written(row.settings))
+            for name, row in config.rows.items()
+            if any(name == made.name for table in tables for made in table.rows)
+        },
         finished=finished,
     )
 
@@ -142,6 +149,7 @@ def _section(config: BenchmarkConfig, table: DataSetTables) -> Section:
         anchor=slug(table.data),
         table=table,
         num_interactions=table.store.cases()["statistics"]["interactions"],
+        data_split=config.run_config(table.rows[0].keys[0]).prepare.split.replace("_", " "),
         choice=_choice(table, chosen, kinds) if chosen and evaluation.reference else None,
         overall=_overall(table, chosen),
         differences=_differences(table, chosen) if chosen and evaluation.reference else [],
@@ -149,7 +157,7 @@ def _section(config: BenchmarkConfig, table: DataSetTables) -> Section:
         scores={setting: _scores(table, setting, metrics) for setting in SETTINGS},
         facts=[_facts(row, evaluation.split) for row in _in_order(table)],
         metrics=[display(metric) for metric in metrics],
-        confidence=f"{evaluation.protocol['settings']['confidence']:.0%}".replace("%", " %"),
+        confidence=f"{evaluation.protocol['settings']['confidence']:.0%}".replace("%", "\u00a0%"),
     )
 
 
@@ -273,6 +281,17 @@ def _machine(environment: dict[str, Any]) -> str:
         return str(environment["device"])
     threads = environment["threads"]
     return f"{threads} {'thread' if threads == 1 else 'threads'} of {environment['cpu']}"
+
+
+def _written(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`recommender.dropout = 0.3` and so on, as in the benchmark's file."""
+    lines = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            lines += _written(value, f"{prefix}{name}.")
+        else:
+            lines.append(f"{prefix}{name} = {orjson.dumps(value).decode()}")
+    return lines
 
 
 def _in_order(table: DataSetTables) -> list[Row]:
