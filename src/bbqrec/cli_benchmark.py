@@ -42,7 +42,7 @@ def benchmark(
 ) -> None:
     """Compare models on data sets over seeds, under one protocol; finished cells are kept.
 
-    For example: `bbqrec benchmark configs/bench_beauty.toml --data DATA`
+    For example: `bbqrec benchmark configs/bench_amazon.toml --data DATA`
 
     The tables show validation, on which choices are made, until you ask for the test with
     `--final`. To use two cores, run the same command in two terminals.
