@@ -7,7 +7,8 @@ from pathlib import Path
 from bbqrec import Recommender
 from bbqrec.bundle import RunFolder
 from bbqrec.data import draw_shop
-from bbqrec.pipeline import RunConfig, run_stages
+from bbqrec.pipeline import run_stages
+from bbqrec.run_config import RunConfig
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 

@@ -23,8 +23,9 @@ from bbqrec.errors import (
     SemanticIdError,
     StorageError,
 )
-from bbqrec.pipeline import RunConfig, find_config, run_stages
+from bbqrec.pipeline import find_config, run_stages
 from bbqrec.recommend import Recommender
+from bbqrec.run_config import RunConfig
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.storage import read_json, read_tensors, sha256_file, write_json
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bbqrec.data import draw_shop
-from bbqrec.pipeline import RunConfig
+from bbqrec.run_config import RunConfig
 
 TINY: dict[str, Any] = {
     "tokenizer": {

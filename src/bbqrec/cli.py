@@ -224,7 +224,7 @@ def settings(
     """
     from bbqrec.bundle import RunFolder
     from bbqrec.config import as_toml, read_toml
-    from bbqrec.pipeline import RunConfig
+    from bbqrec.run_config import RunConfig
 
     with session(quiet=True):
         values = {}
@@ -361,7 +361,8 @@ def _run(
 ) -> None:
     from bbqrec.bundle import RunFolder
     from bbqrec.config import apply_overrides, read_toml
-    from bbqrec.pipeline import RunConfig, choose_device, run_stages
+    from bbqrec.pipeline import choose_device, run_stages
+    from bbqrec.run_config import RunConfig
 
     folder = RunFolder(out)
     if config_path is not None:

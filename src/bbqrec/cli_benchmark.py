@@ -129,7 +129,7 @@ def _prepared(source: Path, overrides: list[str]) -> "Dataset":
     from bbqrec.bundle import RunFolder
     from bbqrec.config import apply_overrides
     from bbqrec.data import prepare
-    from bbqrec.pipeline import RunConfig
+    from bbqrec.run_config import RunConfig
 
     run = RunFolder(source)
     if (run.folder("prepare") / "manifest.json").is_file():

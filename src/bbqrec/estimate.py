@@ -12,10 +12,12 @@ from rich.table import Table
 from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset, prepare
 from bbqrec.features import Features, default_encoders, standardize
-from bbqrec.pipeline import STAGES, RunConfig, check_size, kept_stages
+from bbqrec.pipeline import STAGES, check_size
 from bbqrec.recommender import ItemTables
+from bbqrec.run_config import RunConfig
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.source import source_to_prepare
+from bbqrec.stage_keys import kept_stages
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
 from bbqrec.training.loop import LoopConfig, Recipe, num_epochs, seconds_per_step
 from bbqrec.training.recommender import make_recipe

@@ -10,41 +10,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from bbqrec.bundle import RunFolder, fingerprint
-from bbqrec.config import Config, read_toml
+from bbqrec.config import read_toml
 from bbqrec.data import (
     Dataset,
     Oracle,
-    PrepareConfig,
     draw_shop,
     prepare,
     read_semantic_ids,
     write_semantic_ids,
 )
-from bbqrec.decoding import RankBy, RankingConfig, make_ranker
+from bbqrec.decoding import make_ranker
 from bbqrec.errors import ConfigError, DataError, StorageError
-from bbqrec.evaluation import EvaluationConfig, environment, evaluate
-from bbqrec.features import ModalityConfig, default_encoders, encode
+from bbqrec.evaluation import environment, evaluate
+from bbqrec.features import default_encoders, encode
 from bbqrec.ranking import Ranker
 from bbqrec.recommend import Recommender
-from bbqrec.recommender import RecommenderConfig, fit_popularity, tune_item_knn
+from bbqrec.recommender import fit_popularity, tune_item_knn
 from bbqrec.report import write_report
+from bbqrec.run_config import RunConfig
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.source import source_fingerprint, source_to_prepare
+from bbqrec.stage_keys import content_digests, encode_key, evaluate_key, tokenize_key, train_key
 from bbqrec.storage import (
     new_directory,
     read_bytes,
     read_json,
-    sha256_file,
     write_bytes,
     write_json,
     write_tensors,
 )
-from bbqrec.tokenizer import TokenizerConfig
-from bbqrec.training.recommender import TrainingConfig, fit_recommender
+from bbqrec.training.recommender import fit_recommender
 from bbqrec.training.tokenizer import fit_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -52,43 +50,6 @@ logger = logging.getLogger(__name__)
 VALIDATION_DEPTH = 10  # while training
 TRUTH = ("truth.json", "truth.safetensors")
 STAGES = ("prepare", "encode", "tokenize", "train", "evaluate", "report")
-
-
-class RunConfig(Config):
-    """Everything that changes a result, one section per stage; see `bbqrec settings`."""
-
-    seed: int = Field(0, ge=0)
-    prepare: PrepareConfig = PrepareConfig()
-    encode: dict[str, ModalityConfig] = Field(default_factory=dict)
-    """One section per modality; empty encodes what the data hold with the local encoders."""
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    recommender: RecommenderConfig = RecommenderConfig()
-    training: TrainingConfig = TrainingConfig()
-    ranking: RankingConfig = RankingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    semantic_ids: str | None = None
-    """Semantic IDs made elsewhere (semantic_ids.parquet or .index.json), not to be learned here."""
-    compare: tuple[RankBy, ...] = ()
-    """Further ways of ranking (see `ranking.rank_by`) to evaluate beside the chosen one."""
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> "RunConfig":
-        if self.recommender.form == "paper" and {self.ranking.rank_by, *self.compare} != {
-            "generative"
-        }:
-            raise ValueError(
-                'recommender.form "paper" only generates; set ranking.rank_by = "generative"'
-            )
-        source = self.recommender.similarity.source
-        learned = set() if self.semantic_ids else {"quantized"}
-        if learned and self.tokenizer.method == "bbqrec":
-            learned.add("aligned")
-        if source in ("aligned", "quantized") and source not in learned:
-            raise ValueError(
-                f'recommender.similarity.source "{source}" needs vectors that this tokenizer does '
-                'not learn; use "features" or "codes"'
-            )
-        return self
 
 
 def choose_device(name: str) -> str:
@@ -218,62 +179,10 @@ def check_size(dataset: Dataset, config: RunConfig) -> None:
             )
 
 
-def _content(run: RunFolder) -> dict[str, str | None]:
-    """Digests of what is known of the items, which `Dataset.fingerprint` leaves out."""
-    files = run.manifest("prepare")["sha256"]
-    return {name: files.get(name) for name in ("ids.json", "items.parquet", "images.parquet")}
-
-
-def _encode_key(run: RunFolder, config: RunConfig) -> str:
-    encoders = config.encode or default_encoders(run.folder("prepare"))
-    settings = {m: c.model_dump(mode="json") for m, c in encoders.items()}
-    # Vectors brought along and models in a local folder can change under the same name.
-    paths = [Path(c.path or c.encoder) for c in encoders.values()]
-    outside = [source_fingerprint(path, run) for path in paths if path.exists()]
-    return fingerprint(list(_content(run).values()), settings, outside)
-
-
-def _tokenize_key(run: RunFolder, config: RunConfig) -> str:
-    data = run.dataset().fingerprint
-    if config.semantic_ids is not None:
-        return fingerprint(data, sha256_file(Path(config.semantic_ids)))
-    return fingerprint(data, run.manifest("encode")["sha256"], config.tokenizer, config.seed)
-
-
-def _train_key(run: RunFolder, config: RunConfig) -> str:
-    inputs = [run.manifest(stage)["sha256"] for stage in ("encode", "tokenize")]
-    settings = (config.recommender, config.training, config.ranking, config.seed)
-    return fingerprint(run.dataset().fingerprint, inputs, *settings)
-
-
-def _evaluate_key(run: RunFolder, config: RunConfig) -> str:
-    inputs = [run.manifest(stage)["sha256"] for stage in ("prepare", "train")]
-    return fingerprint(inputs, config.evaluation, config.ranking, list(config.compare))
-
-
-KEYS = {
-    "encode": _encode_key,
-    "tokenize": _tokenize_key,
-    "train": _train_key,
-    "evaluate": _evaluate_key,
-}
-"""After preparation: stage -> the key it must have been made for, which reads the stages before."""
-
-
-def kept_stages(run: RunFolder, config: RunConfig) -> list[str]:
-    """The stages that `run_stages` would leave as they are where the prepared data stand."""
-    kept = ["prepare"]
-    for stage, key in KEYS.items():
-        if not run.is_current(stage, key(run, config)):
-            break
-        kept.append(stage)
-    return kept
-
-
 def _encode(run: RunFolder, config: RunConfig, device: str) -> None:
     data = run.folder("prepare")
     encoders = config.encode or default_encoders(data)
-    key = _encode_key(run, config)
+    key = encode_key(run, config)
     if not _is_done(run, "encode", key):
         with run.write_stage("encode", key) as directory:
             cache = run.checkpoints / "encode"
@@ -281,7 +190,7 @@ def _encode(run: RunFolder, config: RunConfig, device: str) -> None:
 
 
 def _tokenize(run: RunFolder, config: RunConfig, device: str) -> None:
-    key = _tokenize_key(run, config)
+    key = tokenize_key(run, config)
     if _is_done(run, "tokenize", key):
         return
     dataset = run.dataset()
@@ -323,7 +232,7 @@ def _write_tokens(
 
 
 def _train(run: RunFolder, config: RunConfig, device: str) -> None:
-    key = _train_key(run, config)
+    key = train_key(run, config)
     if _is_done(run, "train", key):
         return
     dataset = run.dataset()
@@ -368,7 +277,7 @@ def _evaluate(
     config: RunConfig,
     device: str,
 ) -> None:
-    key = _evaluate_key(run, config)
+    key = evaluate_key(run, config)
     if _is_done(run, "evaluate", key):
         _copy_metrics(run)
         return
@@ -394,7 +303,7 @@ def _evaluate(
             "environment": environment(),
             "item_knn": item_knn.config.model_dump(mode="json"),
             "config": config.model_dump(mode="json"),
-            "content": _content(run),
+            "content": content_digests(run),
         }
         for split, cases in (("validation", dataset.validation), ("test", dataset.test)):
             evaluation = evaluate(

@@ -14,8 +14,8 @@ from bbqrec.benchmark.tables import collect
 from bbqrec.decoding import MergedRanker
 from bbqrec.errors import ConfigError, CorruptArtifactError, DataError
 from bbqrec.evaluation import Evaluation, evaluate
-from bbqrec.pipeline import RunConfig
 from bbqrec.recommend import Recommender
+from bbqrec.run_config import RunConfig
 from bbqrec.storage import read_json, write_json
 
 

@@ -18,7 +18,7 @@ from bbqrec.config import Config
 from bbqrec.data import Dataset
 from bbqrec.errors import CorruptArtifactError
 from bbqrec.evaluation import Evaluation, EvaluationConfig, count_repeat_targets, slice_cases
-from bbqrec.pipeline import RunConfig
+from bbqrec.run_config import RunConfig
 from bbqrec.storage import read_bytes, read_json, write_bytes, write_json
 
 MAX_BYTES = 64 * 2**20

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from bbqrec.config import Config
 from bbqrec.errors import ConfigError
-from bbqrec.pipeline import RunConfig
+from bbqrec.run_config import RunConfig
 
 Settings = dict[str, Any]
 

@@ -15,10 +15,11 @@ from bbqrec.data import Dataset, draw_shop
 from bbqrec.decoding import MergedRanker
 from bbqrec.errors import BBQRecError, DataError, StorageError
 from bbqrec.evaluation import Evaluation, environment, evaluate
-from bbqrec.pipeline import RunConfig, run_stages
+from bbqrec.pipeline import run_stages
 from bbqrec.ranking import Ranker
 from bbqrec.recommend import Recommender
 from bbqrec.recommender import fit_popularity, tune_content_knn, tune_item_knn
+from bbqrec.run_config import RunConfig
 from bbqrec.storage import new_directory, read_json
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,49 @@
+"""The settings of a run: one section per stage."""
+
+from pydantic import Field, model_validator
+
+from bbqrec.config import Config
+from bbqrec.data import PrepareConfig
+from bbqrec.decoding import RankBy, RankingConfig
+from bbqrec.evaluation import EvaluationConfig
+from bbqrec.features import ModalityConfig
+from bbqrec.recommender import RecommenderConfig
+from bbqrec.tokenizer import TokenizerConfig
+from bbqrec.training.recommender import TrainingConfig
+
+
+class RunConfig(Config):
+    """Everything that changes a result, one section per stage; see `bbqrec settings`."""
+
+    seed: int = Field(0, ge=0)
+    prepare: PrepareConfig = PrepareConfig()
+    encode: dict[str, ModalityConfig] = Field(default_factory=dict)
+    """One section per modality; empty encodes what the data hold with the local encoders."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    recommender: RecommenderConfig = RecommenderConfig()
+    training: TrainingConfig = TrainingConfig()
+    ranking: RankingConfig = RankingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    semantic_ids: str | None = None
+    """Semantic IDs made elsewhere (semantic_ids.parquet or .index.json), not to be learned here."""
+    compare: tuple[RankBy, ...] = ()
+    """Further ways of ranking (see `ranking.rank_by`) to evaluate beside the chosen one."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RunConfig":
+        if self.recommender.form == "paper" and {self.ranking.rank_by, *self.compare} != {
+            "generative"
+        }:
+            raise ValueError(
+                'recommender.form "paper" only generates; set ranking.rank_by = "generative"'
+            )
+        source = self.recommender.similarity.source
+        learned = set() if self.semantic_ids else {"quantized"}
+        if learned and self.tokenizer.method == "bbqrec":
+            learned.add("aligned")
+        if source in ("aligned", "quantized") and source not in learned:
+            raise ValueError(
+                f'recommender.similarity.source "{source}" needs vectors that this tokenizer does '
+                'not learn; use "features" or "codes"'
+            )
+        return self
