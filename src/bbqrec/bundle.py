@@ -18,7 +18,13 @@ import torch
 
 from bbqrec.config import Config
 from bbqrec.data import Dataset
-from bbqrec.errors import BBQRecError, CorruptArtifactError, SemanticIdError, StorageError
+from bbqrec.errors import (
+    BBQRecError,
+    CorruptArtifactError,
+    RunBusyError,
+    SemanticIdError,
+    StorageError,
+)
 from bbqrec.features import Features, load_features, standardize
 from bbqrec.recommender import ItemTables, RecommenderConfig
 from bbqrec.semantic_ids import SemanticIds
@@ -86,7 +92,7 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StorageError(
+                raise RunBusyError(
                     f"another command is working in {self.directory}; wait for it, or choose "
                     "another --out"
                 ) from None

@@ -39,6 +39,10 @@ class StorageError(BBQRecError):
     """The operating system refused a read or a write (disk full, permission, lock)."""
 
 
+class RunBusyError(StorageError):
+    """Another process is working in the run folder."""
+
+
 class MissingDependencyError(BBQRecError):
     """An optional library is needed for what was asked."""
 

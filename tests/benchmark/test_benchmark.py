@@ -11,6 +11,7 @@ from bbqrec.benchmark import BenchmarkConfig, Cell, CellStore, run_benchmark, wr
 from bbqrec.benchmark.cells import made_with
 from bbqrec.benchmark.config import CellKey
 from bbqrec.benchmark.tables import collect
+from bbqrec.bundle import RunFolder
 from bbqrec.decoding import MergedRanker
 from bbqrec.errors import ConfigError, CorruptArtifactError, DataError
 from bbqrec.evaluation import Evaluation, evaluate
@@ -215,6 +216,21 @@ def test_the_same_stages_are_shared_between_neighbors(folders: dict[str, Path]) 
 
     assert shared[0] == shared[1]
     assert apart[0] != apart[1]  # another seed, other codes
+
+
+def test_a_cell_that_another_process_makes_is_left_to_it(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    config = matrix(rows={"ID only": {}, "popularity": {"kind": "popularity"}})
+    busy = RunFolder(tmp_path / "work" / "shop" / "id-only-seed0")
+
+    with busy.locked():
+        left = run_benchmark(
+            config, data_dir=folders["data_dir"], out_dir=tmp_path, work_dir=tmp_path / "work"
+        )
+
+    assert [key.row for key in left] == ["ID only"]
+    assert (tmp_path / "cells" / "shop" / "popularity-seed0.json").is_file()
 
 
 def test_cells_hold_no_user_ids(folders: dict[str, Path]) -> None:

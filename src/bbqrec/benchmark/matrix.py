@@ -13,7 +13,7 @@ from bbqrec.benchmark.config import BenchmarkConfig, CellKey, MergedRunConfig, s
 from bbqrec.bundle import STAGE_FOLDERS, RunFolder
 from bbqrec.data import Dataset, draw_shop
 from bbqrec.decoding import MergedRanker
-from bbqrec.errors import BBQRecError, DataError, StorageError
+from bbqrec.errors import BBQRecError, DataError, RunBusyError
 from bbqrec.evaluation import Evaluation, environment, evaluate
 from bbqrec.pipeline import run_stages
 from bbqrec.ranking import Ranker
@@ -72,9 +72,7 @@ def run_benchmark(
         run = RunFolder(work_dir / slug(key.data) / key.name)
         try:
             _make(config.rows[key.row].kind, key, configs[key], run, source, out_dir, device)
-        except StorageError as error:
-            if "another command" not in str(error):
-                raise
+        except RunBusyError:
             logger.info("%s is being made by another process", key)
             skipped.append(key)
     return skipped
