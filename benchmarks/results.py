@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bbqrec.evaluation import Evaluation, markdown_tables
-from bbqrec.storage import read_json, write_bytes
+from bbqrec.evaluation import Evaluation, markdown_tables, score_ranks
+from bbqrec.storage import read_json, read_tensors, write_bytes
 
 HEAD = """# Results
 
@@ -49,6 +49,33 @@ def describe(run: Path, note: str) -> str:
     return "\n\n".join(lines)
 
 
+def compare(runs: list[Path]) -> list[str]:
+    """Runs on the same data against each other, user by user, on the test."""
+    by_data: dict[str, list[Path]] = {}
+    for run in runs:
+        data = read_json(run / "metrics.json")["test"]["protocol"]["dataset"]
+        by_data.setdefault(data, []).append(run)
+    lines = []
+    for first, *others in by_data.values():
+        for other in others:
+            lines += [f"## {first.name} against {other.name}", "| test | recall@10 | ndcg@10 |"]
+            lines[-1] += "\n| --- | --- | --- |"
+            for setting in ("kept", "filtered"):
+                ranks = {
+                    run.name: read_tensors(run / "evaluation" / "test_ranks.safetensors")[
+                        f"BBQRec.{setting}"
+                    ].numpy()
+                    for run in (first, other)
+                }
+                found = score_ranks(ranks, ("recall@10", "ndcg@10"), reference=other.name)
+                cells = [
+                    f"{d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+                    for d in found[first.name].difference.values()
+                ]
+                lines[-1] += f"\n| {setting} | {' | '.join(cells)} |"
+    return lines
+
+
 def about_line(about: dict[str, Any]) -> str:
     """The environment in a few words."""
     names = ("cpu", "device", "threads", "python", "torch")
@@ -76,7 +103,8 @@ def main() -> None:
     note = f" ({arguments.note})" if arguments.note else ""
     names = " ".join(str(run) for run in arguments.runs)
     parts = [HEAD.format(runs=names), *(describe(run, note) for run in arguments.runs)]
-    write_bytes(arguments.out, "\n".join(parts).encode())
+    compared = "\n\n".join(compare(arguments.runs))
+    write_bytes(arguments.out, ("\n".join(parts).rstrip() + "\n\n" + compared + "\n").encode())
 
 
 if __name__ == "__main__":
