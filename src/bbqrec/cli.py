@@ -300,7 +300,7 @@ def _show(out: Path, stage: str, as_json: bool) -> None:
     if as_json:
         print_json(values)
     else:
-        Console().print(renderable)
+        Console().print(renderable, crop=False)  # commands are to be copied whole
 
 
 app.add_typer(cli_recommend.commands)
