@@ -124,7 +124,9 @@ def _learned(run: RunFolder) -> dict[str, Any]:
     labels = read_json(folder / "similarity.json")
     tables = read_tensors(folder / "similarity.safetensors") if labels else {}
     model = read_json(folder / "model.json")
-    best_epoch, repeats = model["best_epoch"], model["repeat_bias"]
+    best_epoch = model["best_epoch"]
+    # Where nothing was learned, nobody in training had an item that long ago.
+    repeats = {age: value for age, value in model["repeat_bias"].items() if value}
     return {
         "charts": training_charts(read_json(folder / "log.json"), best_epoch),
         "best_epoch": best_epoch + 1,
