@@ -23,7 +23,7 @@ from bbqrec.cli_options import (
     print_json,
 )
 from bbqrec.errors import ConfigError, CorruptArtifactError
-from bbqrec.terminal import session
+from bbqrec.terminal import say, session
 
 app = typer.Typer(
     name="bbqrec",
@@ -46,6 +46,9 @@ app = typer.Typer(
 )
 # Before torch is imported: on a busy small machine two threads are many times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+TREC_DEPTH = 20
 
 
 def _print_version(is_asked: bool) -> bool:
@@ -181,6 +184,14 @@ def train(
 @app.command()
 def evaluate(
     run: RunArgument,
+    trec: Annotated[
+        Path | None,
+        typer.Option(
+            "--trec",
+            help="Also write the test's lists, history items left out, as run.trec and qrels.trec "
+            "into this folder.",
+        ),
+    ] = None,
     overrides: Overrides = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -194,6 +205,8 @@ def evaluate(
     """
     with session(quiet):
         _run(run, "evaluate", None, None, overrides, device, None, False, as_json)
+        if trec is not None:
+            _write_trec(run, trec, device)
 
 
 @app.command()
@@ -276,6 +289,17 @@ def _run(
         return
     run_stages(folder, config, source=data, device=choose_device(device), until=until)
     _show(out, until, as_json)
+
+
+def _write_trec(run: Path, folder: Path, device: str) -> None:
+    from bbqrec.evaluation import write_trec
+    from bbqrec.pipeline import choose_device
+    from bbqrec.recommend import Recommender
+
+    recommender = Recommender.from_pretrained(run, device=choose_device(device))
+    dataset = recommender.dataset
+    write_trec(folder, recommender.ranker, dataset.test, dataset, k=TREC_DEPTH, exclude_seen=True)
+    say(f"{folder / 'run.trec'} and qrels.trec hold {len(dataset.test):,} lists of {TREC_DEPTH}")
 
 
 def _kept_settings(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import ir_measures
 import orjson
 import pytest
 from command_line import answer, invoke, refusal
@@ -62,6 +63,18 @@ def test_lists_of_another_recommender_are_scored_beside_baselines(
     assert set(of_run["models"]) == {"popularity", "item-kNN", "theirs"}
     assert of_run["models"]["theirs"]["kept"]["coverage"] == 10 / of_run["num_items"]
     assert (of_run["split"], of_source["split"]) == ("test", "validation")
+
+
+def test_a_run_is_written_for_trec_tools(run: Path, tmp_path: Path) -> None:
+    metrics = answer("evaluate", run, "--trec", tmp_path / "trec")
+
+    found = ir_measures.calc_aggregate(
+        [ir_measures.nDCG @ 10],
+        ir_measures.read_trec_qrels(str(tmp_path / "trec" / "qrels.trec")),
+        ir_measures.read_trec_run(str(tmp_path / "trec" / "run.trec")),
+    )
+    ours = metrics["test"]["models"]["BBQRec"]["filtered"]["overall"]["metrics"]["ndcg@10"]
+    assert found[ir_measures.nDCG @ 10] == pytest.approx(ours["mean"], abs=1e-6)
 
 
 def test_what_cannot_be_compared_is_refused(data: Path, tmp_path: Path) -> None:
