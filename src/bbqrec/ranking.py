@@ -10,14 +10,14 @@ from torch import Tensor
 class Histories(NamedTuple):
     """A batch of histories of unequal length, oldest item first (ragged: CSR)."""
 
-    items: Int[Tensor, "entry"]
-    offsets: Int[Tensor, "batch_plus_one"]
+    items: Int[Tensor, " entry"]
+    offsets: Int[Tensor, " batch_plus_one"]
 
     @property
     def num_users(self) -> int:
         return self.offsets.shape[0] - 1
 
-    def rows(self) -> Int[Tensor, "entry"]:
+    def rows(self) -> Int[Tensor, " entry"]:
         """For every entry the row of the batch that it belongs to."""
         lengths = self.offsets.diff()
         return torch.repeat_interleave(torch.arange(self.num_users, device=lengths.device), lengths)
@@ -25,7 +25,7 @@ class Histories(NamedTuple):
     def to(self, device: torch.device | str) -> "Histories":
         return Histories(self.items.to(device), self.offsets.to(device))
 
-    def latest(self, length: int) -> tuple[Int[Tensor, "batch position"], Int[Tensor, "batch"]]:
+    def latest(self, length: int) -> tuple[Int[Tensor, "batch position"], Int[Tensor, " batch"]]:
         """The last `length` items of each history, left-aligned, and how many there are.
 
         Unused places hold -1. The width is the longest history kept, at least 1.
@@ -57,7 +57,7 @@ class Ranker(Protocol):
         k: int,
         *,
         exclude_seen: bool,
-        allowed: Bool[Tensor, "item"] | None = None,
+        allowed: Bool[Tensor, " item"] | None = None,
     ) -> Ranking:
         """The `k` best items for each history.
 
@@ -74,7 +74,7 @@ def top_items(
     k: int,
     *,
     exclude_seen: bool,
-    allowed: Bool[Tensor, "item"] | None = None,
+    allowed: Bool[Tensor, " item"] | None = None,
 ) -> Ranking:
     """Rank a full table of scores; ties break by item number, so results repeat exactly."""
     scores = scores.clone()

@@ -58,7 +58,7 @@ class SemanticIds:
         return NUM_SPECIAL_TOKENS + sum(self.codebook_sizes)
 
     @cached_property
-    def level_offsets(self) -> Int[Tensor, "level"]:
+    def level_offsets(self) -> Int[Tensor, " level"]:
         """The token of code 0 at each level."""
         sizes = torch.tensor((NUM_SPECIAL_TOKENS, *self.codebook_sizes[:-1]))
         return sizes.cumsum(0)

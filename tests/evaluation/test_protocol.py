@@ -31,7 +31,7 @@ from bbqrec.recommender import fit_popularity
 class FixedScores:
     """Scores that do not depend on the history."""
 
-    scores: Float[Tensor, "item"]
+    scores: Float[Tensor, " item"]
 
     def rank(
         self,
@@ -39,7 +39,7 @@ class FixedScores:
         k: int,
         *,
         exclude_seen: bool,
-        allowed: Bool[Tensor, "item"] | None = None,
+        allowed: Bool[Tensor, " item"] | None = None,
     ) -> Ranking:
         scores = self.scores.expand(histories.num_users, -1)
         return top_items(scores, histories, k, exclude_seen=exclude_seen, allowed=allowed)
@@ -57,7 +57,7 @@ class Repeating:
         k: int,
         *,
         exclude_seen: bool,
-        allowed: Bool[Tensor, "item"] | None = None,
+        allowed: Bool[Tensor, " item"] | None = None,
     ) -> Ranking:
         items = self.items.expand(histories.num_users, -1)
         return Ranking(items, torch.zeros(items.shape))

@@ -250,7 +250,7 @@ class Oracle:
         return scores.float()
 
     def _total(
-        self, bought: Float[Tensor, "batch style kind"], last_kind: Int[Tensor, "batch"]
+        self, bought: Float[Tensor, "batch style kind"], last_kind: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch style"]:
         """The law's normalizer: what is left to buy, in each style."""
         left = (self._by_kind - bought).clamp(min=1e-12)
@@ -262,7 +262,7 @@ class Oracle:
         k: int,
         *,
         exclude_seen: bool,
-        allowed: Bool[Tensor, "item"] | None = None,
+        allowed: Bool[Tensor, " item"] | None = None,
     ) -> Ranking:
         """See `bbqrec.ranking.Ranker`."""
         scores = self.log_probabilities(histories)

@@ -77,7 +77,7 @@ def _best(
     totals: Float[Tensor, "batch beam child"],
     first_edge: Int[Tensor, "batch beam"],
     width: int,
-    order: Int[Tensor, "edge"] | None,
+    order: Int[Tensor, " edge"] | None,
 ) -> Int[Tensor, "batch chosen"]:
     """Places (in beam x child) of the highest scores; among equals the lowest edges win.
 

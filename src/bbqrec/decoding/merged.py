@@ -35,7 +35,7 @@ class MergedRanker:
         k: int,
         *,
         exclude_seen: bool,
-        allowed: Bool[Tensor, "item"] | None = None,
+        allowed: Bool[Tensor, " item"] | None = None,
     ) -> Ranking:
         """See `bbqrec.ranking.Ranker`; raises what the parts raise."""
         length = max(k, min(self.list_length, self.num_items))

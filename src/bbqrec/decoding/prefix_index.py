@@ -28,8 +28,8 @@ class Level(NamedTuple):
         fan_out: the most edges that leave one node.
     """
 
-    padded_codes: Integer[Tensor, "padded_edge"]
-    first_edge: Int32[Tensor, "node_plus_one"]
+    padded_codes: Integer[Tensor, " padded_edge"]
+    first_edge: Int32[Tensor, " node_plus_one"]
     fan_out: int
 
     @property
@@ -41,7 +41,7 @@ class Level(NamedTuple):
         return self.first_edge.shape[0] - 1
 
     @property
-    def codes(self) -> Integer[Tensor, "edge"]:
+    def codes(self) -> Integer[Tensor, " edge"]:
         return self.padded_codes[: self.num_edges]
 
     def children(self, nodes: Int[Tensor, "batch beam"]) -> "Children":
@@ -67,9 +67,9 @@ class Children(NamedTuple):
 class Blocked(NamedTuple):
     """Edges of one level that are closed to single users: the `slots`-th child of `nodes`."""
 
-    users: Int[Tensor, "entry"]
-    nodes: Int[Tensor, "entry"]
-    slots: Int[Tensor, "entry"]
+    users: Int[Tensor, " entry"]
+    nodes: Int[Tensor, " entry"]
+    slots: Int[Tensor, " entry"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class PrefixIndex:
     """
 
     levels: tuple[Level, ...]
-    items: Int32[Tensor, "edge"]
+    items: Int32[Tensor, " edge"]
     num_items: int
 
     @classmethod
@@ -113,7 +113,7 @@ class PrefixIndex:
         return sum(tensor.numel() * tensor.element_size() for tensor in [*tensors, self.items])
 
     @cached_property
-    def places(self) -> Int[Tensor, "item"]:
+    def places(self) -> Int[Tensor, " item"]:
         """The last-level edge of every item of the catalog, -1 for items that are not here."""
         places = self.items.new_full((self.num_items,), -1)
         places[self.items] = torch.arange(len(self), dtype=torch.int32, device=self.items.device)
@@ -129,7 +129,7 @@ class PrefixIndex:
         )
         return PrefixIndex(levels, items, self.num_items)
 
-    def restrict(self, allowed: Bool[Tensor, "item"]) -> "PrefixIndex":
+    def restrict(self, allowed: Bool[Tensor, " item"]) -> "PrefixIndex":
         """The index of the allowed items alone: what leads only to others is gone."""
         keep = allowed.to(self.items.device)[self.items]  # edges
         items = self.items[keep]

@@ -45,7 +45,7 @@ class GenerativeRanker:
         k: int,
         *,
         exclude_seen: bool,
-        allowed: Bool[Tensor, "item"] | None = None,
+        allowed: Bool[Tensor, " item"] | None = None,
     ) -> Ranking:
         """See `bbqrec.ranking.Ranker`; raises RequestError."""
         _check_request(histories, k, allowed, self.index.num_items)
@@ -83,7 +83,7 @@ class DenseRanker:
         k: int,
         *,
         exclude_seen: bool,
-        allowed: Bool[Tensor, "item"] | None = None,
+        allowed: Bool[Tensor, " item"] | None = None,
     ) -> Ranking:
         """See `bbqrec.ranking.Ranker`; raises RequestError."""
         _check_request(histories, k, allowed, self.num_items)
@@ -120,7 +120,7 @@ class BothRanker:
         k: int,
         *,
         exclude_seen: bool,
-        allowed: Bool[Tensor, "item"] | None = None,
+        allowed: Bool[Tensor, " item"] | None = None,
     ) -> Ranking:
         """See `bbqrec.ranking.Ranker`; raises RequestError."""
         _check_request(histories, k, allowed, self.num_items)
@@ -209,7 +209,7 @@ def _numbers(scores: Float[Tensor, "batch item"]) -> Float[Tensor, "batch item"]
     return scores
 
 
-def _take(histories: Histories, users: Int[Tensor, "user"]) -> Histories:
+def _take(histories: Histories, users: Int[Tensor, " user"]) -> Histories:
     lengths = histories.offsets.diff()[users]
     offsets = F.pad(lengths.cumsum(0), (1, 0))
     shift = torch.repeat_interleave(histories.offsets[users] - offsets[:-1], lengths)

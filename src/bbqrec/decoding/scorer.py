@@ -54,7 +54,7 @@ class GenerativeModel(RankingModel, Protocol):
     """
 
     def begin(
-        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]
+        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
     ) -> CodeScorer:
         """Read the histories once; the session scores what follows them."""
         ...
@@ -62,7 +62,7 @@ class GenerativeModel(RankingModel, Protocol):
     def score_items(
         self,
         items: Int[Tensor, "batch position"],
-        lengths: Int[Tensor, "batch"],
+        lengths: Int[Tensor, " batch"],
         candidates: Int[Tensor, "batch candidate"],
     ) -> Float[Tensor, "batch candidate"]:
         """Log-probability of each candidate's whole semantic ID."""

@@ -17,8 +17,8 @@ METRIC_PATTERN = r"^(recall|ndcg|mrr)@[1-9][0-9]{0,5}$"
 
 
 def target_ranks(
-    items: Int[Tensor, "batch rank"], targets: Int[Tensor, "batch"]
-) -> Int[Tensor, "batch"]:
+    items: Int[Tensor, "batch rank"], targets: Int[Tensor, " batch"]
+) -> Int[Tensor, " batch"]:
     """Where each target stands in its row, counted from 1; 0 where it is absent.
 
     Places without an item hold -1, which no target equals.

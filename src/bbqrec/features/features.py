@@ -25,7 +25,7 @@ class Features:
 
     modality: str
     vectors: Float[Tensor, "item dim"]
-    is_present: Bool[Tensor, "item"]
+    is_present: Bool[Tensor, " item"]
     identity: dict[str, Any]
 
     @property

@@ -38,7 +38,7 @@ class VisualEncoder:
     """Encoded image files -> vectors."""
 
     def __init__(
-        self, mean: Float[Tensor, "statistic"], components: Float[Tensor, "dim statistic"]
+        self, mean: Float[Tensor, " statistic"], components: Float[Tensor, "dim statistic"]
     ) -> None:
         self._mean = mean
         self._components = components  # the blocks' scales are folded in

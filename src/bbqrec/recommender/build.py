@@ -15,7 +15,7 @@ from bbqrec.recommender.tables import ItemTables, directions, needed
 def build_recommender(
     config: RecommenderConfig,
     tables: ItemTables,
-    similarity_edges: Mapping[str, Float[Tensor, "_"]],
+    similarity_edges: Mapping[str, Float[Tensor, " _"]],
 ) -> OnePassRecommender | PaperRecommender:
     """A freshly initialized model (from torch's global generator) over these items.
 

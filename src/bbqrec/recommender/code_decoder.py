@@ -136,7 +136,7 @@ class DecoderSession:
         decoder: CodeDecoder,
         embedding: CodeEmbedding,
         places: Float[Tensor, "batch place dim"],
-        last_place: Int[Tensor, "batch"],
+        last_place: Int[Tensor, " batch"],
     ) -> None:
         self._decoder, self._embedding = decoder, embedding
         self._memory = decoder.remember(places)

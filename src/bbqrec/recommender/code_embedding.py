@@ -62,7 +62,7 @@ class CodeEmbedding(nn.Module):
 
     def score(
         self, hidden: Float[Tensor, "entry level dim"], tokens: Int[Tensor, "entry level"]
-    ) -> Float[Tensor, "entry"]:
+    ) -> Float[Tensor, " entry"]:
         """Log-probability of whole semantic IDs: the sum over their levels."""
         scores = self.logits(hidden).log_softmax(-1, torch.float32)
         return scores.gather(-1, self.targets(tokens)[:, :, None]).sum((1, 2))

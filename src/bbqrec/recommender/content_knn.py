@@ -53,7 +53,7 @@ class ContentKnn:
         k: int,
         *,
         exclude_seen: bool,
-        allowed: Bool[Tensor, "item"] | None = None,
+        allowed: Bool[Tensor, " item"] | None = None,
     ) -> Ranking:
         """The `k` best items for each history, see `Ranker`."""
         scores = self._scores(histories)

@@ -71,7 +71,7 @@ class ItemKnn:
         k: int,
         *,
         exclude_seen: bool,
-        allowed: Bool[Tensor, "item"] | None = None,
+        allowed: Bool[Tensor, " item"] | None = None,
     ) -> Ranking:
         """The `k` best items for each history, see `Ranker`; computed on the CPU."""
         device = histories.items.device

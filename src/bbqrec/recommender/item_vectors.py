@@ -41,7 +41,7 @@ class ItemVectors(nn.Module):
 
     def forward(
         self,
-        items: Int[Tensor, "entry"] | slice,
+        items: Int[Tensor, " entry"] | slice,
         catalog: Catalog,
         code_vectors: Float[Tensor, "token dim"],
     ) -> Float[Tensor, "entry dim"]:

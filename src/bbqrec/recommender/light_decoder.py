@@ -55,7 +55,7 @@ class LightSession:
         decoder: LightDecoder,
         embedding: CodeEmbedding,
         places: Float[Tensor, "batch place dim"],
-        last_place: Int[Tensor, "batch"],
+        last_place: Int[Tensor, " batch"],
     ) -> None:
         self._decoder, self._embedding = decoder, embedding
         self._prefix = state_at(places, last_place[:, None])  # (batch, beam, dim)

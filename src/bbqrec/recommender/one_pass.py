@@ -33,7 +33,7 @@ class OnePassOutput(NamedTuple):
 
     code_logits: Float[Tensor, "entry level token_or_code"] | None
     user_states: Float[Tensor, "entry dim"]
-    targets: Int[Tensor, "entry"]
+    targets: Int[Tensor, " entry"]
 
 
 class OnePassRecommender(SequenceModel):
@@ -70,7 +70,7 @@ class OnePassRecommender(SequenceModel):
         targets: Int[Tensor, "batch position"],
         *,
         with_codes: bool = True,
-        start_targets: Int[Tensor, "batch"] | None = None,
+        start_targets: Int[Tensor, " batch"] | None = None,
     ) -> OnePassOutput:
         """Predict at every position that has a target.
 
@@ -133,7 +133,7 @@ class OnePassRecommender(SequenceModel):
             self._remembered = state, F.normalize(self.item_table(), dim=-1)
         return self._remembered[1]
 
-    def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]) -> Encoded:
+    def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]) -> Encoded:
         """Encode the histories; place p is the state after p items."""
         return Encoded(self._encode(items), lengths[:, None])
 
@@ -175,7 +175,7 @@ class OnePassRecommender(SequenceModel):
 def dense_logits(
     user_states: Float[Tensor, "entry dim"],
     output_table: Float[Tensor, "item dim"],
-    repeat_bias: Float[Tensor, "age"] | None,
+    repeat_bias: Float[Tensor, " age"] | None,
     repeats: Repeats | None,
 ) -> Float[Tensor, "entry item"]:
     """Every item's logit for every user state, and what a repeat is worth."""

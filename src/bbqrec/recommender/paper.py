@@ -32,15 +32,15 @@ class PaperRecommender(SequenceModel):
     def forward(
         self,
         items: Int[Tensor, "batch position"],
-        lengths: Int[Tensor, "batch"],
-        targets: Int[Tensor, "batch"],
+        lengths: Int[Tensor, " batch"],
+        targets: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch level token_or_code"]:
         """Logits of each level of the targets, the codes before it given."""
         hidden = self.write(targets, self.read(items, lengths), Layout.full(len(targets), 1))
         return self.code_embedding.logits(hidden)
 
     def history_tokens(
-        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]
+        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
     ) -> Int[Tensor, "batch token"]:
         """All codes of the history as tokens, the end token, then padding."""
         tokens = self.catalog.tokens[items.clamp(min=0)].flatten(1)
@@ -49,7 +49,7 @@ class PaperRecommender(SequenceModel):
         place = torch.arange(tokens.shape[1], device=items.device)
         return tokens.masked_fill(place > end, PAD_TOKEN).masked_fill(place == end, EOS_TOKEN)
 
-    def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]) -> Encoded:
+    def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]) -> Encoded:
         """Encode the tokens of the histories; the last place is that of the end token."""
         tokens = self.history_tokens(items, lengths)
         last_place = (lengths * self.catalog.num_levels)[:, None]

@@ -12,7 +12,7 @@ from bbqrec.ranking import Histories, Ranking, top_items
 class Popularity:
     """Ranks items by how often they occur in training; an item never seen there scores 0."""
 
-    def __init__(self, scores: Float[Tensor, "item"]) -> None:
+    def __init__(self, scores: Float[Tensor, " item"]) -> None:
         self.scores = scores
 
     def rank(
@@ -21,7 +21,7 @@ class Popularity:
         k: int,
         *,
         exclude_seen: bool,
-        allowed: Bool[Tensor, "item"] | None = None,
+        allowed: Bool[Tensor, " item"] | None = None,
     ) -> Ranking:
         """The `k` most popular items for each history, see `Ranker`."""
         scores = self.scores.to(histories.items.device).expand(histories.num_users, -1)

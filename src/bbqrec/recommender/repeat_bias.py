@@ -23,9 +23,9 @@ class Repeats(NamedTuple):
         ages: events since the user had the item last; 1 is the latest item of the history.
     """
 
-    entries: Int[Tensor, "repeat"]
-    items: Int[Tensor, "repeat"]
-    ages: Int[Tensor, "repeat"]
+    entries: Int[Tensor, " repeat"]
+    items: Int[Tensor, " repeat"]
+    ages: Int[Tensor, " repeat"]
 
     def part(self, begin: int, end: int) -> "Repeats":
         """The repeats of the entries `begin` to `end`, counted from `begin`."""
@@ -35,7 +35,7 @@ class Repeats(NamedTuple):
 
 
 def find_repeats(
-    histories: Histories, rows: Int[Tensor, "entry"], places: Int[Tensor, "entry"]
+    histories: Histories, rows: Int[Tensor, " entry"], places: Int[Tensor, " entry"]
 ) -> Repeats:
     """What was had before each entry, which stands after `places` items of history `rows`."""
     entries = torch.repeat_interleave(places)
@@ -47,7 +47,7 @@ def find_repeats(
     return Repeats(entries, histories.items[occurrence], places[entries] - place)
 
 
-def _next_place(histories: Histories) -> Int[Tensor, "occurrence"]:
+def _next_place(histories: Histories) -> Int[Tensor, " occurrence"]:
     """Where in its row each item stands the next time; a place beyond the row if never."""
     items, rows = histories.items, histories.rows()
     if not len(items):
@@ -61,7 +61,7 @@ def _next_place(histories: Histories) -> Int[Tensor, "occurrence"]:
 
 
 def add_repeat_bias(
-    logits: Float[Tensor, "entry item"], bias: Float[Tensor, "age"], repeats: Repeats
+    logits: Float[Tensor, "entry item"], bias: Float[Tensor, " age"], repeats: Repeats
 ) -> Float[Tensor, "entry item"]:
     """logit(user, item) + bias[log2 of the item's age] for items that the user already had."""
     age = torch.log2(repeats.ages.float()).long().clamp(max=len(bias) - 1)

@@ -54,11 +54,11 @@ class SequenceModel(nn.Module):
         self.encoder = Encoder(config, drops_output=config.form == "paper")
 
     @abstractmethod
-    def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]) -> Encoded:
+    def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]) -> Encoded:
         """Encode the histories."""
 
     def write(
-        self, items: Int[Tensor, "entry"], encoded: Encoded, layout: Layout
+        self, items: Int[Tensor, " entry"], encoded: Encoded, layout: Layout
     ) -> Float[Tensor, "entry level dim"]:
         """The decoder's output for each level of `items`, the codes before it given."""
         embedding = self.code_embedding
@@ -66,12 +66,12 @@ class SequenceModel(nn.Module):
         hidden: Tensor = self.decoder(inputs, encoded.places, encoded.last_place, layout)
         return hidden
 
-    def code_targets(self, items: Int[Tensor, "entry"]) -> Int[Tensor, "entry level"]:
+    def code_targets(self, items: Int[Tensor, " entry"]) -> Int[Tensor, "entry level"]:
         """The class of each level of `items` among the last axis of the code logits."""
         return self.code_embedding.targets(self.catalog.tokens[items])
 
     def begin(
-        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, "batch"]
+        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
     ) -> DecoderSession | LightSession:
         """Read the histories once and start a search for the item that follows each."""
         encoded = self.read(items, lengths)
@@ -83,7 +83,7 @@ class SequenceModel(nn.Module):
     def score_items(
         self,
         items: Int[Tensor, "batch position"],
-        lengths: Int[Tensor, "batch"],
+        lengths: Int[Tensor, " batch"],
         candidates: Int[Tensor, "batch candidate"],
     ) -> Float[Tensor, "batch candidate"]:
         """Exact log-probability of each candidate's whole semantic ID."""

@@ -64,7 +64,7 @@ class SimilarityBias(nn.Module):
         items: Int[Tensor, "batch slot"],
         catalog: Catalog,
         *,
-        slot: Int[Tensor, "place"] | None = None,
+        slot: Int[Tensor, " place"] | None = None,
     ) -> AttentionBias:
         """`added` with the likeness of `items` applied; `slot` says whose place each place is."""
         bias = self(self.buckets(items, catalog))

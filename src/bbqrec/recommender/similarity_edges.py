@@ -26,7 +26,7 @@ def similarity_edges(
     offsets: NDArray[np.int64],
     config: RecommenderConfig,
     generator: torch.Generator,
-) -> dict[str, Float[Tensor, "edge"]]:
+) -> dict[str, Float[Tensor, " edge"]]:
     """The inner borders of the buckets of each comparison, ascending.
 
     Quantiles over pairs of different items drawn from the *training* histories, at most
@@ -75,7 +75,7 @@ def _comparisons(modalities: list[str], *, across: bool) -> list[str]:
     return modalities + (crossed if across else [])
 
 
-def _between_quantiles(values: Float[Tensor, "pair"], num_buckets: int) -> Float[Tensor, "edge"]:
+def _between_quantiles(values: Float[Tensor, " pair"], num_buckets: int) -> Float[Tensor, " edge"]:
     """Borders at the quantiles of `values`, moved to the middle between two neighboring values.
 
     On a value itself the last bit of a cosine would choose the bucket, and that bit depends on
@@ -111,6 +111,6 @@ def _pairs_within(
 
 
 def _comparable(
-    pairs: Int[Tensor, "2 pair"], left: Bool[Tensor, "item"], right: Bool[Tensor, "item"]
+    pairs: Int[Tensor, "2 pair"], left: Bool[Tensor, " item"], right: Bool[Tensor, " item"]
 ) -> Int[Tensor, "2 comparable"]:
     return pairs[:, (pairs[0] != pairs[1]) & left[pairs[0]] & right[pairs[1]]]

@@ -26,14 +26,14 @@ class ItemTables(NamedTuple):
 
     semantic_ids: SemanticIds
     content: dict[str, Float[Tensor, "item _"]]
-    is_present: dict[str, Bool[Tensor, "item"]]
+    is_present: dict[str, Bool[Tensor, " item"]]
     similarity: dict[str, Float[Tensor, "item _"]]
-    similarity_present: dict[str, Bool[Tensor, "item"]]
-    is_unseen: Bool[Tensor, "item"]
+    similarity_present: dict[str, Bool[Tensor, " item"]]
+    is_unseen: Bool[Tensor, " item"]
 
 
 def directions(
-    vectors: Float[Tensor, "item dim"], is_present: Bool[Tensor, "item"]
+    vectors: Float[Tensor, "item dim"], is_present: Bool[Tensor, " item"]
 ) -> Float[Tensor, "item dim"]:
     """Unit vectors around the catalog's mean, so that products are centered cosines.
 

@@ -35,7 +35,9 @@ class Layout:
         layout.shape, layout.index = torch.Size((batch, places)), None
         return layout
 
-    def spread(self, entries: Shaped[Tensor, "entry *rest"]) -> Shaped[Tensor, "batch place *rest"]:
+    def spread(
+        self, entries: Shaped[Tensor, " entry *rest"]
+    ) -> Shaped[Tensor, "batch place *rest"]:
         """The entries in their places, zeros elsewhere."""
         table = entries
         if self.index is not None:
@@ -43,7 +45,7 @@ class Layout:
             table = table.index_copy(0, self.index, entries)
         return table.view(*self.shape, *entries.shape[1:])
 
-    def collect(self, table: Shaped[Tensor, "batch place *rest"]) -> Shaped[Tensor, "entry *rest"]:
+    def collect(self, table: Shaped[Tensor, "batch place *rest"]) -> Shaped[Tensor, " entry *rest"]:
         """The opposite of `spread`."""
         table = table.flatten(0, 1)
         return table if self.index is None else table.index_select(0, self.index)

@@ -145,19 +145,19 @@ def show_levels(ids: SemanticIds) -> list[Level]:
     return levels
 
 
-def _largest_first(codes: Int[Tensor, "item"]) -> list[int]:
+def _largest_first(codes: Int[Tensor, " item"]) -> list[int]:
     used, counts = np.unique(codes.numpy(), return_counts=True)
     return [int(code) for code in used[np.argsort(-counts, kind="stable")]]
 
 
-def _sorted(ids: SemanticIds, items: Int[Tensor, "member"]) -> Int[Tensor, "member"]:
+def _sorted(ids: SemanticIds, items: Int[Tensor, " member"]) -> Int[Tensor, " member"]:
     """By the remaining codes, so that a wall changes gradually."""
     for level in reversed(range(1, ids.num_levels)):
         items = items[ids.codes[items, level].argsort(stable=True)]
     return items
 
 
-def _spread(items: Int[Tensor, "member"], number: int) -> list[int]:
+def _spread(items: Int[Tensor, " member"], number: int) -> list[int]:
     """At most `number` of the items, evenly spaced."""
     if len(items) <= number:
         return [int(item) for item in items]

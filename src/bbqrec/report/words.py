@@ -33,7 +33,7 @@ class TellingWords:
         self._names = vectorizer.get_feature_names_out().tolist()
         self._everywhere = torch.from_numpy(np.asarray(self._holds.mean(axis=0)).ravel())
 
-    def of(self, group: Bool[Tensor, "item"], *, without: Collection[str] = ()) -> list[str]:
+    def of(self, group: Bool[Tensor, " item"], *, without: Collection[str] = ()) -> list[str]:
         """The group's words, the most telling first; none where chance explains them all.
 
         With p and q the shares of the group's and of all texts that hold a word, words are

@@ -27,11 +27,11 @@ class ItemContent(NamedTuple):
         is_present: columns are the streams: modalities in order, then the item vector.
     """
 
-    items: Int[Tensor, "batch"]
+    items: Int[Tensor, " batch"]
     vectors: Mapping[str, Tensor]
     is_present: Bool[Tensor, "batch stream"]
 
-    def take(self, rows: Int[Tensor, "row"]) -> "ItemContent":
+    def take(self, rows: Int[Tensor, " row"]) -> "ItemContent":
         """The given rows, in the given order."""
         vectors = {name: table[rows] for name, table in self.vectors.items()}
         return ItemContent(self.items[rows], vectors, self.is_present[rows])
@@ -54,7 +54,7 @@ class QuantizedStreams(NamedTuple):
 
     codes: Int[Tensor, "batch part level"]
     sums: Float[Tensor, "batch part dim"]
-    runs: list[tuple[Quantized, Bool[Tensor, "row"]]]
+    runs: list[tuple[Quantized, Bool[Tensor, " row"]]]
 
 
 class BehaviorBoundTokenizer(nn.Module):

@@ -87,7 +87,7 @@ def _bound_per_dimension(
     vectors: Float[Tensor, "batch dim"],
     *,
     corrects: bool = False,
-) -> Float[Tensor, "dim"]:
+) -> Float[Tensor, " dim"]:
     mean, log_variance = club(given)
     if corrects:
         mean = mean + _linear_rest(given, vectors - mean)

@@ -51,7 +51,7 @@ def health_table(
     }
 
 
-def perplexity(counts: Int[Tensor, "code"]) -> float:
+def perplexity(counts: Int[Tensor, " code"]) -> float:
     """exp of the entropy: how many equally used codes would be as spread out."""
     shares = counts.double() / counts.sum().clamp(min=1)
     return float(torch.special.entr(shares).sum().exp())
@@ -78,7 +78,7 @@ def neighbors_kept(
 
 
 def _information(
-    codes: Int[Tensor, "item"], features: list[Features], dataset: Dataset, *, seed: int
+    codes: Int[Tensor, " item"], features: list[Features], dataset: Dataset, *, seed: int
 ) -> dict[str, float]:
     behavior = cooccurrence_vectors(dataset.train, dataset.num_items, dim=64, seed=seed)
     spaces = {"behavior": (behavior, behavior.abs().sum(1) > 0)}

@@ -9,7 +9,7 @@ CHUNK_ROWS = 65536
 
 def nearest(
     vectors: Float[Tensor, "row dim"], centers: Float[Tensor, "code dim"]
-) -> Int[Tensor, "row"]:
+) -> Int[Tensor, " row"]:
     """The nearest center of every row, by ||c||^2 - 2 v.c (the term ||v||^2 decides nothing)."""
     half_norms = centers.square().sum(-1) / 2
     chunks = [

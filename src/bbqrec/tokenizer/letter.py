@@ -15,7 +15,7 @@ class CodeGroups(nn.Module):
     A buffer, so that a checkpoint within an epoch holds the groups that the epoch began with.
     """
 
-    numbers: Int[Tensor, "code"]
+    numbers: Int[Tensor, " code"]
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -38,6 +38,6 @@ class CodeGroups(nn.Module):
             centers = kmeans(codebook, fitting, iterations=iterations, generator=generator)
             numbers.copy_(nearest(codebook, centers))
 
-    def levels(self) -> tuple[Int[Tensor, "_"], ...]:
+    def levels(self) -> tuple[Int[Tensor, " _"], ...]:
         """The group of every code, one tensor per level."""
         return torch.split(self.numbers, list(self.sizes))

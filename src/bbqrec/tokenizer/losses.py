@@ -16,7 +16,7 @@ def reconstruction_loss(
 
 
 def quantization_loss(
-    quantized: Quantized, is_present: Bool[Tensor, "batch"], *, commitment: float
+    quantized: Quantized, is_present: Bool[Tensor, " batch"], *, commitment: float
 ) -> Float[Tensor, ""]:
     """Move code vectors to the residuals they answer, and residuals to their code vectors.
 
@@ -47,9 +47,9 @@ def cross_stream_loss(
 def sequence_to_item_loss(
     users: Float[Tensor, "batch dim"],
     candidates: Float[Tensor, "item dim"],
-    targets: Int[Tensor, "batch"],
+    targets: Int[Tensor, " batch"],
     *,
-    log_inclusion: Float[Tensor, "item"],
+    log_inclusion: Float[Tensor, " item"],
     temperature: float,
 ) -> Float[Tensor, ""]:
     """Draw each history to the item that followed it and away from all others.
@@ -72,7 +72,7 @@ def sequence_to_item_loss(
 def alignment_loss(
     vectors: Float[Tensor, "batch dim"],
     behavior: Float[Tensor, "batch dim"],
-    is_known: Bool[Tensor, "batch"],
+    is_known: Bool[Tensor, " batch"],
     *,
     temperature: float,
 ) -> Float[Tensor, ""]:
@@ -94,9 +94,9 @@ def alignment_loss(
 
 
 def diversity_loss(
-    codes: Int[Tensor, "batch"],
+    codes: Int[Tensor, " batch"],
     codebook: Float[Tensor, "code dim"],
-    groups: Int[Tensor, "code"],
+    groups: Int[Tensor, " code"],
 ) -> Float[Tensor, ""]:
     """Draw each chosen code's vector to the others of its group and away from the level's rest.
 

@@ -31,7 +31,7 @@ class ResidualQuantizer(nn.Module):
     to another stream (layouts `id_last` and `cascade`).
     """
 
-    idle_steps: Int[Tensor, "code"]
+    idle_steps: Int[Tensor, " code"]
 
     def __init__(self, sizes: tuple[int, ...], dim: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class ResidualQuantizer(nn.Module):
         self.idle_steps.zero_()
 
     @torch.no_grad()
-    def revive(self, quantized: Quantized, is_used: Bool[Tensor, "batch"], *, after: int) -> None:
+    def revive(self, quantized: Quantized, is_used: Bool[Tensor, " batch"], *, after: int) -> None:
         """Count the steps that codes went unchosen; replace those that reached `after`.
 
         The replacement is the residual of a random row that counts, so that it is chosen soon.

@@ -26,12 +26,12 @@ class WindowBatch(NamedTuple):
     """
 
     epoch: int
-    items: Int[Tensor, "item"]
+    items: Int[Tensor, " item"]
     histories: Int[Tensor, "batch position"]
     targets: Int[Tensor, "batch position"]
     is_valid: Bool[Tensor, "batch position"]
-    drawn: Int[Tensor, "draw"]
-    log_inclusion: Float[Tensor, "item"]
+    drawn: Int[Tensor, " draw"]
+    log_inclusion: Float[Tensor, " item"]
 
     def to(self, device: torch.device) -> "WindowBatch":
         tensors = (x.to(device, non_blocking=True) for x in self[1:])
@@ -103,7 +103,7 @@ class WindowSampler:
             log_inclusion=self._log_inclusion[torch.from_numpy(items)],
         )
 
-    def _log_inclusion_of_items(self) -> Float[Tensor, "item"]:
+    def _log_inclusion_of_items(self) -> Float[Tensor, " item"]:
         """As if each occurrence in training fell into a window and a batch by chance of its own."""
         lengths = self._train.lengths
         share = np.minimum(1.0, (self._max_history + 1) / np.maximum(lengths, 1))

@@ -56,7 +56,7 @@ class LetterRecipe(RQVAERecipe):
 
     def further_losses(
         self,
-        items: Int[Tensor, "batch"],
+        items: Int[Tensor, " batch"],
         values: Float[Tensor, "batch dim"],
         quantized: Quantized | None,
     ) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ class Batch(NamedTuple):
 
     items: Int[Tensor, "batch position"]
     targets: Int[Tensor, "..."]
-    lengths: Int[Tensor, "batch"]
+    lengths: Int[Tensor, " batch"]
     histories: Histories
 
 

@@ -26,7 +26,7 @@ class ItemBatch(NamedTuple):
     """Items of one step, and the epoch they belong to."""
 
     epoch: int
-    items: Int[Tensor, "batch"]
+    items: Int[Tensor, " batch"]
 
 
 class RQVAERecipe:
@@ -94,7 +94,7 @@ class RQVAERecipe:
 
     def further_losses(
         self,
-        items: Int[Tensor, "batch"],
+        items: Int[Tensor, " batch"],
         values: Float[Tensor, "batch dim"],
         quantized: Quantized | None,
     ) -> dict[str, Tensor]:
