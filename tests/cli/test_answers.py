@@ -223,9 +223,9 @@ def test_an_estimate_counts_only_what_is_still_to_be_done(finished: Path) -> Non
     assert nothing["kept"] == ["prepare", "encode", "tokenize", "train", "evaluate"]
     assert nothing["total_seconds"] == 0
     assert training["kept"] == ["prepare", "encode", "tokenize"]
-    assert [stage for stage, seconds in training["seconds"].items() if seconds] == [
-        *("train", "evaluate")
-    ]
+    # Not that the others take time: a step of so small a model may round to none.
+    assert all(training["seconds"][stage] == 0 for stage in training["kept"])
+    assert {"train", "evaluate"} <= training["seconds"].keys()
     assert "kept" in invoke(*ask).stdout
 
 
