@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bbqrec.evaluation import Evaluation, markdown_tables, score_ranks
+from bbqrec.evaluation import Evaluation, markdown_tables, score_ranks, signed_interval
 from bbqrec.storage import read_json, read_tensors, write_bytes
 
 HEAD = """# Results
@@ -68,10 +68,7 @@ def compare(runs: list[Path]) -> list[str]:
                     for run in (first, other)
                 }
                 found = score_ranks(ranks, ("recall@10", "ndcg@10"), reference=other.name)
-                cells = [
-                    f"{d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
-                    for d in found[first.name].difference.values()
-                ]
+                cells = map(signed_interval, found[first.name].difference.values())
                 lines[-1] += f"\n| {setting} | {' | '.join(cells)} |"
     return lines
 

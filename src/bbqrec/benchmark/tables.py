@@ -9,7 +9,7 @@ from bbqrec.benchmark.collected import DataSetTables, collect
 from bbqrec.benchmark.config import BenchmarkConfig
 from bbqrec.benchmark.page import render_page
 from bbqrec.errors import DataError
-from bbqrec.evaluation import SETTING_TITLES, Interval, markdown_slices
+from bbqrec.evaluation import SETTING_TITLES, markdown_slices, markdown_table, signed_interval
 from bbqrec.storage import read_bytes, write_bytes
 
 METRICS = ("recall@10", "ndcg@10")
@@ -95,10 +95,10 @@ def _overall(table: DataSetTables, setting: str) -> str:
             cells.append(f"{mark}{interval.mean:.4f}{mark}{spread} {low_high}")
             difference = result.overall.difference.get(metric)
             if evaluation.reference:
-                cells.append("" if difference is None else _signed(difference))
+                cells.append("" if difference is None else signed_interval(difference))
         cells.append(f"{result.coverage:.3f}")
         lines.append(cells)
-    return _table(header, lines)
+    return markdown_table(header, lines)
 
 
 def _facts(config: BenchmarkConfig, table: DataSetTables) -> str:
@@ -121,22 +121,11 @@ def _facts(config: BenchmarkConfig, table: DataSetTables) -> str:
                 else cell.environment["device"],
             ]
         )
-    return _table(header, lines)
+    return markdown_table(header, lines)
 
 
 def _minutes(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds / 60:.1f} min"
-
-
-def _signed(interval: Interval) -> str:
-    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
-
-
-def _table(header: list[str], lines: list[list[str]]) -> str:
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    return "\n".join([line(header), "|" + " --- |" * len(header), *map(line, lines)])
 
 
 def _log_reveal(path: Path, name: str, tables: list[DataSetTables]) -> None:

@@ -18,8 +18,10 @@ from bbqrec.evaluation.slices import slice_cases
 from bbqrec.evaluation.tables import (
     SETTING_TITLES,
     markdown_slices,
+    markdown_table,
     markdown_tables,
     overall_table,
+    signed_interval,
     slice_table,
 )
 
@@ -37,6 +39,7 @@ __all__ = [
     "environment",
     "evaluate",
     "markdown_slices",
+    "markdown_table",
     "markdown_tables",
     "metric_values",
     "overall_table",
@@ -46,6 +49,7 @@ __all__ = [
     "sample_cases",
     "score_ranks",
     "score_values",
+    "signed_interval",
     "slice_cases",
     "slice_table",
     "target_ranks",

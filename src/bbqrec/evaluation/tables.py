@@ -84,7 +84,7 @@ def _overall(evaluation: Evaluation, setting: str, metrics: tuple[str, ...] | No
         main = evaluation.main_metric
         header.append(f"{main} against {evaluation.reference}")
         differences = [result.overall.difference.get(main) for result in results.values()]
-        columns.append([_Cell(_signed(d) if d else "") for d in differences])
+        columns.append([_Cell(signed_interval(d) if d else "") for d in differences])
     title = f"{evaluation.split}, {evaluation.num_cases} users, {SETTING_TITLES[setting]}"
     return _grid(title, header, list(results), columns)
 
@@ -115,7 +115,8 @@ def _column(intervals: list[Interval]) -> list[_Cell]:
     ]
 
 
-def _signed(interval: Interval) -> str:
+def signed_interval(interval: Interval) -> str:
+    """`+0.0106 [+0.0085, +0.0127]`."""
     return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
 
 
@@ -130,9 +131,15 @@ def _rich(grid: _Grid) -> Table:
 
 
 def _markdown(grid: _Grid) -> str:
+    rows = [[f"**{c.text}**" if c.is_best else c.text for c in row] for row in grid.rows]
+    return f"{grid.title}:\n\n{markdown_table(grid.header, rows)}"
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """Cells as a Markdown table; the first column names the row, the others are numbers."""
+
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
-    rows = [[f"**{c.text}**" if c.is_best else c.text for c in row] for row in grid.rows]
-    rule = "| --- |" + " ---: |" * (len(grid.header) - 1)
-    return "\n".join([f"{grid.title}:", "", line(grid.header), rule, *map(line, rows)])
+    rule = "| --- |" + " ---: |" * (len(header) - 1)
+    return "\n".join([line(header), rule, *map(line, rows)])
