@@ -25,10 +25,10 @@ def benchmark(
         typer.Option("--data", help="Folder with the data sets' folders; only for missing cells."),
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", help="Gets cells/, NAME.md and what was revealed.")
+        Path, typer.Option("--out", help="Gets a folder named as CONFIG: tables, a page, cells.")
     ] = Path("docs/results"),
     work: Annotated[
-        Path, typer.Option("--work", help="Gets a run folder with its model per cell.")
+        Path, typer.Option("--work", help="Gets such a folder, too: a run with its model per cell.")
     ] = Path("runs/benchmark"),
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="ROW", help="Make this row (repeatable).")
@@ -55,6 +55,8 @@ def benchmark(
 
         matrix = BenchmarkConfig.parse(read_toml(config), source=str(config))
         chosen = choose_device(device)
+        # A folder each: two benchmarks may name a row alike and mean something else.
+        out, work = out / config.stem, work / config.stem
         run_benchmark(
             matrix, data_dir=data, out_dir=out, work_dir=work, device=chosen, only=tuple(only or ())
         )

@@ -39,9 +39,20 @@ def test_a_benchmark_runs_continues_and_writes_its_tables(data: Path, tmp_path: 
     assert first["shop"]["split"] == "validation"
     assert again.exit_code == 0, again.stderr
     assert "2 of 2 cells are there already" in again.stderr
-    table = (tmp_path / "results" / "bench.md").read_text()
+    table = (tmp_path / "results" / "bench" / "bench.md").read_text()
     assert "| item-kNN | 1 |" in table
     assert "--final` from the cells" in table
+
+
+def test_benchmarks_that_name_a_row_alike_keep_their_own_cells(data: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("two", 1)):
+        (tmp_path / f"{name}.toml").write_text(f"seeds = [{seed}]\nsettings.prepare.latest = {5 + seed}\n" + MATRIX)
+    folders = ("--out", tmp_path / "results", "--work", tmp_path / "work", "--only", "popularity")
+
+    for name in ("one", "two", "one"):
+        last = invoke("benchmark", tmp_path / f"{name}.toml", "--data", data, *folders)
+
+    assert "1 of 1 cells are there already" in last.stderr
 
 
 def test_lists_of_another_recommender_are_scored_beside_baselines(
