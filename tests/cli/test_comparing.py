@@ -45,8 +45,9 @@ def test_a_benchmark_runs_continues_and_writes_its_tables(data: Path, tmp_path: 
 
 
 def test_benchmarks_that_name_a_row_alike_keep_their_own_cells(data: Path, tmp_path: Path) -> None:
-    for name, seed in (("one", 0), ("two", 1)):
-        (tmp_path / f"{name}.toml").write_text(f"seeds = [{seed}]\nsettings.prepare.latest = {5 + seed}\n" + MATRIX)
+    for name, latest in (("one", 5), ("two", 6)):
+        settings = f"settings.prepare.latest = {latest}\n"
+        (tmp_path / f"{name}.toml").write_text(settings + MATRIX)
     folders = ("--out", tmp_path / "results", "--work", tmp_path / "work", "--only", "popularity")
 
     for name in ("one", "two", "one"):
@@ -95,4 +96,7 @@ def test_what_cannot_be_compared_is_refused(data: Path, tmp_path: Path) -> None:
     stranger.write_text('{"user_id": "nobody", "items": []}')
 
     assert "none of the rows" in refusal("benchmark", config, "--data", data)
+    known = tmp_path / "known.toml"
+    known.write_text(MATRIX)
+    assert "no row 'SASRec'" in refusal("benchmark", known, "--data", data, "--only", "SASRec")
     assert "none of the" in refusal("score", stranger, "--data", data / "shop", "--quiet")

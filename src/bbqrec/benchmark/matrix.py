@@ -13,7 +13,7 @@ from bbqrec.benchmark.config import BenchmarkConfig, CellKey, MergedRunConfig, s
 from bbqrec.bundle import STAGE_FOLDERS, RunFolder
 from bbqrec.data import Dataset, draw_shop
 from bbqrec.decoding import MergedRanker
-from bbqrec.errors import BBQRecError, DataError, RunBusyError
+from bbqrec.errors import BBQRecError, ConfigError, DataError, RunBusyError
 from bbqrec.evaluation import Evaluation, environment, evaluate
 from bbqrec.pipeline import run_stages
 from bbqrec.ranking import Ranker
@@ -59,6 +59,10 @@ def run_benchmark(
     Raises:
         BBQRecError: settings of a cell are wrong, or its data cannot be used.
     """
+    if unknown := set(only) - set(config.rows):
+        raise ConfigError(
+            f"this benchmark has no row {min(unknown)!r}; its rows are {', '.join(config.rows)}"
+        )
     keys = [key for key in config.cells() if not only or key.row in only]
     configs = {key: config.run_config(key) for key in keys}  # all checked before any is made
     missing = [key for key in keys if not _is_made(config, key, configs[key], out_dir)]
