@@ -26,7 +26,7 @@ from bbqrec.errors import (
     StorageError,
 )
 from bbqrec.features import Features, load_features, standardize
-from bbqrec.recommender import ItemTables, RecommenderConfig
+from bbqrec.recommender import ItemTables, RecommenderConfig, find_neighbors
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.storage import (
     new_directory,
@@ -217,13 +217,15 @@ class RunFolder:
         elif config.similarity.source == "quantized":
             similarity = {"quantized": vectors["quantized"]}
         everyone = torch.ones(dataset.num_items, dtype=torch.bool)
+        content = {f.modality: standardize(f) for f in features}
         return ItemTables(
             semantic_ids=self.semantic_ids(),
-            content={f.modality: standardize(f) for f in features},
+            content=content,
             is_present=is_present,
             similarity=similarity,
             similarity_present={name: is_present.get(name, everyone) for name in similarity},
             is_unseen=torch.from_numpy(dataset.popularity() == 0),
+            neighbors=find_neighbors(dataset.train, dataset.num_items, content, is_present, config),
         )
 
 

@@ -255,6 +255,7 @@ def _train(run: RunFolder, config: RunConfig, device: str) -> None:
         similarity = {name: table.detach() for name, table in model.similarity_tables().items()}
         write_tensors(directory / "similarity.safetensors", similarity)
         write_json(directory / "similarity.json", model.similarity_labels())
+        write_tensors(directory / "neighbors.safetensors", model.learned_neighbors())
         write_json(directory / "log.json", fitted.fit.log)
         write_json(
             directory / "model.json",

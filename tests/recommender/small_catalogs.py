@@ -4,12 +4,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bbqrec.data import Sequences
 from bbqrec.ranking import Histories
 from bbqrec.recommender import (
     ItemTables,
+    OnePassRecommender,
     RecommenderConfig,
     SequenceModel,
     build_recommender,
+    find_neighbors,
     similarity_edges,
 )
 from bbqrec.semantic_ids import SemanticIds
@@ -37,8 +40,17 @@ def random_tables(seed: int = 0) -> ItemTables:
     vectors = {m: torch.randn(NUM_ITEMS, d, generator=generator) for m, d in dims.items()}
     present = {m: torch.rand(NUM_ITEMS, generator=generator) > 0.2 for m in dims}
     is_unseen = torch.arange(NUM_ITEMS) >= NUM_ITEMS - 5
+    neighbors = find_neighbors(
+        Sequences(*random_histories()), NUM_ITEMS, vectors, present, RecommenderConfig(**NARROW)
+    )
     return ItemTables(
-        SemanticIds(codes, sizes), dict(vectors), dict(present), dict(vectors), present, is_unseen
+        SemanticIds(codes, sizes),
+        dict(vectors),
+        dict(present),
+        dict(vectors),
+        present,
+        is_unseen,
+        neighbors,
     )
 
 
@@ -63,6 +75,7 @@ def random_model(
     model = build_recommender(config, tables, edges_of(config, tables)).eval()
     for table in model.similarity_tables().values():
         torch.nn.init.normal_(table)
-    if getattr(model, "repeat_bias", None) is not None:
-        torch.nn.init.normal_(model.repeat_bias)
+    if isinstance(model, OnePassRecommender):
+        for table in model.dense_biases().values():
+            torch.nn.init.normal_(table)
     return model

@@ -23,8 +23,8 @@ from bbqrec.recommender import (
     RecommenderConfig,
     build_recommender,
     dense_logits,
-    find_repeats,
 )
+from bbqrec.recommender.dense_score import Evidence
 from bbqrec.recommender.transformer import Dropout
 
 TARGETS = torch.where(HISTORIES >= 0, (HISTORIES * 7 + 3) % NUM_ITEMS, -1)
@@ -39,9 +39,9 @@ def test_every_position_answers_as_its_prefix_alone(config: RecommenderConfig) -
 
     wanted = torch.cat([start_targets[:, None], TARGETS], 1)
     rows, lengths = (wanted >= 0).nonzero(as_tuple=True)
-    repeats = find_repeats(RAGGED, rows, lengths)
-    dense = dense_logits(output.user_states, model.output_table(), model.repeat_bias, repeats)
-    dense = dense.log_softmax(-1)
+    evidence = model.evidence(RAGGED, rows, lengths)
+    table, biases = model.output_table(), model.dense_biases()
+    dense = dense_logits(output.user_states, table, biases, evidence).log_softmax(-1)
     labels = model.code_targets(output.targets)
     scores = output.code_logits.log_softmax(-1).gather(-1, labels[:, :, None]).sum((1, 2))
     for entry, (row, length) in enumerate(zip(rows.tolist(), lengths.tolist(), strict=True)):
@@ -59,7 +59,7 @@ def test_the_dense_score_is_the_cosine_of_user_and_item() -> None:
     model = random_model(ONE_PASS)
     output = model(HISTORIES, TARGETS, with_codes=False)
 
-    logits = dense_logits(output.user_states, model.output_table(), None, None)
+    logits = dense_logits(output.user_states, model.output_table(), {}, Evidence())
 
     table = model.item_table()
     for item in (0, 17, NUM_ITEMS - 1):
@@ -187,8 +187,9 @@ def test_every_weight_learns(name: str) -> None:
         output = model(HISTORIES, TARGETS, start_targets=targets)
         logits, labels = output.code_logits, model.code_targets(output.targets)
         wanted = torch.cat([targets[:, None], TARGETS], 1)
-        repeats = find_repeats(RAGGED, *(wanted >= 0).nonzero(as_tuple=True))
-        scores = dense_logits(output.user_states, model.output_table(), model.repeat_bias, repeats)
+        evidence = model.evidence(RAGGED, *(wanted >= 0).nonzero(as_tuple=True))
+        table, biases = model.output_table(), model.dense_biases()
+        scores = dense_logits(output.user_states, table, biases, evidence)
         dense = F.cross_entropy(scores, output.targets)
     else:
         logits, labels = model(HISTORIES, LENGTHS, targets), model.code_targets(targets)
@@ -215,10 +216,12 @@ def test_dropout_keeps_the_mean_and_drops_the_share(probability: float) -> None:
 
 
 def test_the_dot_product_ranks_by_the_vectors_as_they_are() -> None:
-    model = random_model(ONE_PASS.model_copy(update={"dense_score": "dot", "repeat_bias": False}))
+    tables = random_tables()._replace(neighbors={})
+    dot = ONE_PASS.model_copy(update={"dense_score": "dot", "repeat_bias": False})
+    model = random_model(dot, tables)
     output = model(HISTORIES, TARGETS, with_codes=False)
 
-    logits = dense_logits(output.user_states, model.output_table(), None, None)
+    logits = dense_logits(output.user_states, model.output_table(), {}, Evidence())
 
     every_dot = output.user_states @ model.item_table().T
     torch.testing.assert_close(logits, every_dot)

@@ -4,8 +4,7 @@ import torch
 from small_catalogs import LENGTHS, NUM_ITEMS, ONE_PASS, RAGGED, random_model
 
 from bbqrec.ranking import Histories
-from bbqrec.recommender import find_repeats
-from bbqrec.recommender.repeat_bias import AGE_LABELS, add_repeat_bias
+from bbqrec.recommender.repeat_bias import AGE_LABELS, find_repeats, repeat_values
 
 
 def test_repeats_are_what_a_plain_search_finds() -> None:
@@ -34,7 +33,8 @@ def test_only_items_of_the_history_are_changed_by_their_age() -> None:
     repeats = find_repeats(RAGGED, torch.arange(4), LENGTHS)
     bias = torch.arange(1.0, len(AGE_LABELS) + 1)
 
-    changed = add_repeat_bias(torch.zeros(4, NUM_ITEMS), bias, repeats)
+    changed = torch.zeros(4, NUM_ITEMS)
+    changed[repeats.entries, repeats.items] = repeat_values(bias, repeats)
 
     # Of [3, 7, 1, 7, 20] the ages are 5, -, 3, 2, 1: buckets 2, -, 1, 1, 0.
     assert {i: changed[0, i].item() for i in (3, 1, 7, 20)} == {3: 3.0, 1: 2.0, 7: 2.0, 20: 1.0}

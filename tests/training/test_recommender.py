@@ -8,7 +8,7 @@ from small_datasets import make_dataset
 from bbqrec.data import Dataset
 from bbqrec.decoding import RankingConfig
 from bbqrec.errors import ConfigError
-from bbqrec.recommender import ItemTables, RecommenderConfig
+from bbqrec.recommender import ItemTables, NeighborConfig, RecommenderConfig
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.training.recommender import (
     TrainingConfig,
@@ -95,6 +95,7 @@ def test_sampled_negatives_never_hold_the_target_and_learn_the_same_order() -> N
     rows = [[(start + step) % NUM_ITEMS for step in range(10)] for start in range(NUM_ITEMS)] * 4
     dataset = make_dataset(rows, NUM_ITEMS)
     config = NARROW.model_copy(update={"dense_score": "dot", "repeat_bias": False, "dropout": 0.0})
+    config = config.model_copy(update={"neighbors": NeighborConfig(enabled=False)})
     training = CODES_OFF.model_copy(update={"num_negatives": 8, "epochs": 40})
 
     fitted = fit_recommender(
@@ -102,7 +103,7 @@ def test_sampled_negatives_never_hold_the_target_and_learn_the_same_order() -> N
     )
 
     assert fitted.fit.log[-1]["recall@10"] > 0.95
-    with pytest.raises(ConfigError, match="repeat_bias = false"):
+    with pytest.raises(ConfigError, match="repeats and neighbors are worth"):
         make_recipe(
             dataset, random_tables(), NARROW, training, RankingConfig(rank_by="dense"), seed=0
         )

@@ -1,28 +1,33 @@
 """A history -> scores for the next code or item; the classic baselines."""
 
 from bbqrec.recommender.build import build_recommender
-from bbqrec.recommender.config import RecommenderConfig, SimilarityConfig
+from bbqrec.recommender.config import NeighborConfig, RecommenderConfig, SimilarityConfig
 from bbqrec.recommender.content_knn import (
     ContentKnn,
     ContentKnnConfig,
     fit_content_knn,
     tune_content_knn,
 )
+from bbqrec.recommender.dense_score import dense_logits
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
-from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender, dense_logits
+from bbqrec.recommender.neighbors import find_neighbors
+from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
 from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.popularity import Popularity, fit_popularity
-from bbqrec.recommender.repeat_bias import find_repeats
+from bbqrec.recommender.repeat_bias import AGE_LABELS
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.similarity_edges import similarity_edges
-from bbqrec.recommender.tables import ItemTables, catalog_from_weights
+from bbqrec.recommender.tables import ItemTables, Neighbors, catalog_from_weights
 
 __all__ = [
+    "AGE_LABELS",
     "ContentKnn",
     "ContentKnnConfig",
     "ItemKnn",
     "ItemKnnConfig",
     "ItemTables",
+    "NeighborConfig",
+    "Neighbors",
     "OnePassOutput",
     "OnePassRecommender",
     "PaperRecommender",
@@ -33,7 +38,7 @@ __all__ = [
     "build_recommender",
     "catalog_from_weights",
     "dense_logits",
-    "find_repeats",
+    "find_neighbors",
     "fit_content_knn",
     "fit_item_knn",
     "fit_popularity",

@@ -38,6 +38,24 @@ class SimilarityConfig(Config):
         return self
 
 
+class NeighborConfig(Config):
+    """What the neighbors of a history's latest items gain in the dense score.
+
+    Args:
+        num_neighbors: kept for each item and kind of likeness: behavior, text, image ...
+        num_recent: how many of the latest items of a history are read.
+        num_buckets: of likeness, for each of which and for each age a number is learned.
+        num_folds: neighbors by behavior are counted so many times for training, each time
+            without the users who are scored by them.
+    """
+
+    enabled: bool = True
+    num_neighbors: int = Field(50, ge=1)
+    num_recent: int = Field(20, ge=1)
+    num_buckets: int = Field(16, ge=2, le=200)
+    num_folds: int = Field(8, ge=2)
+
+
 class RecommenderConfig(Config):
     """Shape of the sequence model; the defaults suit `one_pass`, `paper()` gives the other form.
 
@@ -54,6 +72,7 @@ class RecommenderConfig(Config):
         dense_score: the "cosine" of user and item vectors over the temperature, or their "dot"
             product as it is.
         repeat_bias: the dense score learns whether, and how soon, people come back for an item.
+        neighbors: the dense score learns what it is worth to be like the latest items.
         temperature: divides the cosine.
     """
 
@@ -77,6 +96,7 @@ class RecommenderConfig(Config):
     user_start: Literal["last_item", "random"] = "last_item"
     dense_score: Literal["cosine", "dot"] = "cosine"
     repeat_bias: bool = True
+    neighbors: NeighborConfig = NeighborConfig()
     temperature: float = Field(0.05, gt=0)
     learn_temperature: bool = False
     similarity: SimilarityConfig = SimilarityConfig()

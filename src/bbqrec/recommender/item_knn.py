@@ -100,8 +100,8 @@ class ItemKnn:
 def fit_item_knn(dataset: Dataset, config: ItemKnnConfig) -> ItemKnn:
     """Count co-occurrence in the training histories of `dataset`; held-out items are not read."""
     popularity = dataset.popularity()
-    pairs = _count_pairs(dataset.train, dataset.num_items, config)
-    return ItemKnn(config, _similarities(pairs, popularity, config), popularity)
+    pairs = count_pairs(dataset.train, dataset.num_items, config)
+    return ItemKnn(config, similarities(pairs, popularity, config), popularity)
 
 
 def tune_item_knn(
@@ -125,13 +125,13 @@ def tune_item_knn(
     def candidates() -> Iterator[ItemKnn]:
         for window, backward_weight in product(windows, backward_weights):
             config = ItemKnnConfig(window=window, backward_weight=backward_weight)
-            pairs = _count_pairs(dataset.train, dataset.num_items, config)
+            pairs = count_pairs(dataset.train, dataset.num_items, config)
             for shrinkage in shrinkages:
                 config = config.model_copy(update={"shrinkage": shrinkage})
-                similarities = _similarities(pairs, popularity, config)
+                neighbors = similarities(pairs, popularity, config)
                 for length, decay in memories:
                     changes: dict[str, Any] = {"history_length": length, "decay": decay}
-                    yield ItemKnn(config.model_copy(update=changes), similarities, popularity)
+                    yield ItemKnn(config.model_copy(update=changes), neighbors, popularity)
 
     return best_on_validation(
         candidates(),
@@ -144,7 +144,7 @@ def tune_item_knn(
     )
 
 
-def _count_pairs(train: Sequences, num_items: int, config: ItemKnnConfig) -> "csr_array":
+def count_pairs(train: Sequences, num_items: int, config: ItemKnnConfig) -> "csr_array":
     """(item, item): how often, weighted, the second followed the first within the window."""
     from scipy.sparse import coo_array, csr_array
 
@@ -158,7 +158,7 @@ def _count_pairs(train: Sequences, num_items: int, config: ItemKnnConfig) -> "cs
     return (pairs + config.backward_weight * pairs.T).tocsr()
 
 
-def _similarities(
+def similarities(
     pairs: "csr_array", popularity: NDArray[np.int64], config: ItemKnnConfig
 ) -> "csr_array":
     """pairs(a, b) / (sqrt(popularity(a) * popularity(b)) + shrinkage), nearest neighbors only."""

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from bbqrec.ranking import Histories
 from bbqrec.recommender.code_decoder import CodeDecoder
 from bbqrec.recommender.config import RecommenderConfig
+from bbqrec.recommender.dense_score import Evidence, dense_logits
 from bbqrec.recommender.item_vectors import ItemVectors
 from bbqrec.recommender.light_decoder import LightDecoder, state_at
-from bbqrec.recommender.repeat_bias import AGE_LABELS, Repeats, add_repeat_bias, find_repeats
+from bbqrec.recommender.neighbor_bias import num_age_buckets, recent_items
+from bbqrec.recommender.repeat_bias import AGE_LABELS, find_repeats
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
-from bbqrec.recommender.tables import ItemTables
+from bbqrec.recommender.tables import ItemTables, Neighbors
 from bbqrec.recommender.transformer import AttentionBias, Layout, hide
 
 
@@ -60,6 +62,10 @@ class OnePassRecommender(SequenceModel):
             nn.init.normal_(self.user_projection.weight, std=width**-0.5)
         ages = torch.zeros(len(AGE_LABELS))
         self.repeat_bias = nn.Parameter(ages) if config.repeat_bias else None
+        self.num_recent = config.neighbors.num_recent
+        cells = (num_age_buckets(self.num_recent), config.neighbors.num_buckets)
+        kinds = len(tables.neighbors)
+        self.neighbor_bias = nn.Parameter(torch.zeros(kinds, *cells)) if kinds else None
         self._remembered: tuple[object, Tensor] | None = None
         log_temperature = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
@@ -116,6 +122,11 @@ class OnePassRecommender(SequenceModel):
         bias = self.repeat_bias
         return {} if bias is None else dict(zip(AGE_LABELS, bias.tolist(), strict=True))
 
+    def learned_neighbors(self) -> dict[str, Float[Tensor, "age bucket"]]:
+        """See `SequenceModel.learned_neighbors`."""
+        tables = [] if self.neighbor_bias is None else [x.clone() for x in self.neighbor_bias.data]
+        return dict(zip(self.catalog.neighbors(), tables, strict=True))
+
     def train(self, mode: bool = True) -> "OnePassRecommender":
         """As `nn.Module.train`."""
         if mode:
@@ -144,12 +155,38 @@ class OnePassRecommender(SequenceModel):
         """
         items, lengths = histories.latest(self.max_history)
         states = state_at(self._encode(items), lengths[:, None])[:, 0]
-        user_states, repeats = self._user_states(states), None
-        if self.repeat_bias is not None:
-            every_row = torch.arange(histories.num_users, device=items.device)
-            repeats = find_repeats(histories, every_row, histories.offsets.diff())
-        logits = dense_logits(user_states, self.output_table(), self.repeat_bias, repeats)
-        return logits.log_softmax(-1, torch.float32)
+        every_row = torch.arange(histories.num_users, device=items.device)
+        evidence = self.evidence(histories, every_row, histories.offsets.diff())
+        user_states, table = self._user_states(states), self.output_table()
+        return dense_logits(user_states, table, self.dense_biases(), evidence).log_softmax(-1)
+
+    def dense_biases(self) -> dict[str, Tensor]:
+        """The learned tables that `dense_logits` adds to the product of the vectors."""
+        tables = {"repeat": self.repeat_bias, "neighbor": self.neighbor_bias}
+        return {name: table for name, table in tables.items() if table is not None}
+
+    def evidence(
+        self,
+        histories: Histories,
+        rows: Int[Tensor, " entry"],
+        places: Int[Tensor, " entry"],
+        *,
+        folds: Int[Tensor, " entry"] | None = None,
+        neighbors: Mapping[str, Neighbors] | None = None,
+    ) -> Evidence:
+        """What those tables read for entries after `places` items of the histories `rows`.
+
+        Args:
+            folds, neighbors: in training, neighbors with a table per fold, and whose to read.
+        """
+        has_repeats, has_neighbors = self.repeat_bias is not None, self.neighbor_bias is not None
+        neighbors = self.catalog.neighbors() if neighbors is None else neighbors
+        return Evidence(
+            find_repeats(histories, rows, places) if has_repeats else None,
+            recent_items(histories, rows, places, self.num_recent) if has_neighbors else None,
+            folds,
+            tuple(neighbors.values()),
+        )
 
     def _encode(self, items: Int[Tensor, "batch position"]) -> Float[Tensor, "batch place dim"]:
         """Place 0 is the state before any item, place p the state after p items."""
@@ -170,16 +207,3 @@ class OnePassRecommender(SequenceModel):
         if self.similarity is None:
             return AttentionBias(added)
         return self.similarity.applied(added, items, self.catalog)
-
-
-def dense_logits(
-    user_states: Float[Tensor, "entry dim"],
-    output_table: Float[Tensor, "item dim"],
-    repeat_bias: Float[Tensor, " age"] | None,
-    repeats: Repeats | None,
-) -> Float[Tensor, "entry item"]:
-    """Every item's logit for every user state, and what a repeat is worth."""
-    logits = user_states @ output_table.T
-    if repeat_bias is None or repeats is None:
-        return logits
-    return add_repeat_bias(logits, repeat_bias, repeats)

@@ -60,10 +60,7 @@ def _next_place(histories: Histories) -> Int[Tensor, " occurrence"]:
     return following
 
 
-def add_repeat_bias(
-    logits: Float[Tensor, "entry item"], bias: Float[Tensor, " age"], repeats: Repeats
-) -> Float[Tensor, "entry item"]:
-    """logit(user, item) + bias[log2 of the item's age] for items that the user already had."""
+def repeat_values(bias: Float[Tensor, " age"], repeats: Repeats) -> Float[Tensor, " repeat"]:
+    """bias[log2 of the item's age] for every item that an entry's user already had."""
     age = torch.log2(repeats.ages.float()).long().clamp(max=len(bias) - 1)
-    values = bias[age].to(logits.dtype)
-    return logits.index_put((repeats.entries, repeats.items), values, accumulate=True)
+    return bias[age]

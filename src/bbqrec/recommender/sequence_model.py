@@ -96,6 +96,10 @@ class SequenceModel(nn.Module):
         """What a repeat adds to the dense score, by events ago; empty without it."""
         return {}
 
+    def learned_neighbors(self) -> dict[str, Float[Tensor, "age bucket"]]:
+        """What neighbors of latest items gain in the dense score, by kind of likeness."""
+        return {}
+
     def similarity_tables(self) -> dict[str, Float[Tensor, "bucket head"]]:
         """The learned bias per comparison, bucket and head; empty without similarity."""
         return dict(self.similarity.tables) if self.similarity is not None else {}

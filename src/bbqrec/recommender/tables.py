@@ -1,16 +1,45 @@
 """What a recommender reads of the catalog, kept as buffers beside its weights."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Int32, UInt8
 from torch import Tensor, nn
 
 from bbqrec.errors import FeatureError
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.semantic_ids import SemanticIds
+
+
+class Neighbors(NamedTuple):
+    """The nearest neighbors of every item, in one table per fold.
+
+    Table 0 has read all of training. Table 1 + f has not read the users u with u % folds == f:
+    training scores each user by a table without them. Else every target would be a neighbor of
+    the items before it, and neighbors would be trusted more than held-out targets bear out.
+
+    Rows that are not full end in item 0 with bucket `num_buckets`, which stands for nothing. One
+    more row, all nothing, serves places of a history that hold no item: number -1 finds it.
+
+    Args:
+        buckets: how alike the two are, from 0, the least.
+    """
+
+    items: Int32[Tensor, "fold row neighbor"]
+    buckets: UInt8[Tensor, "fold row neighbor"]
+
+    def of(
+        self, items: Int[Tensor, "entry age"], folds: Int[Tensor, " entry"] | None
+    ) -> tuple[Int32[Tensor, "entry age neighbor"], UInt8[Tensor, "entry age neighbor"]]:
+        """Neighbors and buckets of `items` (-1: none) in the table of each entry's fold."""
+        num_tables, num_rows, _ = self.items.shape
+        row = items % num_rows
+        if folds is not None and num_tables > 1:
+            row = row + ((1 + folds) * num_rows)[:, None]
+        return self.items.flatten(0, 1)[row], self.buckets.flatten(0, 1)[row]
 
 
 class ItemTables(NamedTuple):
@@ -22,6 +51,7 @@ class ItemTables(NamedTuple):
         similarity: vectors whose cosines bias the attention.
         similarity_present: False where the item lacks that modality of `similarity`.
         is_unseen: items without training interactions: they get no vector of their own.
+        neighbors: by kind of likeness.
     """
 
     semantic_ids: SemanticIds
@@ -30,6 +60,7 @@ class ItemTables(NamedTuple):
     similarity: dict[str, Float[Tensor, "item _"]]
     similarity_present: dict[str, Bool[Tensor, " item"]]
     is_unseen: Bool[Tensor, " item"]
+    neighbors: Mapping[str, Neighbors] = MappingProxyType({})
 
 
 def directions(
@@ -110,6 +141,16 @@ class Catalog(nn.Module):
         self.similarity = NamedBuffers(tables.similarity)
         self.similarity_present = NamedBuffers(tables.similarity_present)
         self.edges = NamedBuffers(edges)
+        # Folds are for training alone.
+        self.neighbor_items = NamedBuffers({n: x.items[:1] for n, x in tables.neighbors.items()})
+        self.neighbor_buckets = NamedBuffers(
+            {n: x.buckets[:1] for n, x in tables.neighbors.items()}
+        )
+
+    def neighbors(self) -> dict[str, Neighbors]:
+        """The tables that have read all of training, by kind of likeness."""
+        items, buckets = self.neighbor_items, self.neighbor_buckets
+        return {name: Neighbors(items[name], buckets[name]) for name in items.names()}
 
 
 def catalog_from_weights(
@@ -122,6 +163,7 @@ def catalog_from_weights(
         return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
     sizes = tuple(weights["catalog.codebook_sizes"].tolist())
+    buckets = group("neighbor_buckets")
     tables = ItemTables(
         SemanticIds(weights["catalog.codes"].cpu(), sizes),
         group("content"),
@@ -129,5 +171,6 @@ def catalog_from_weights(
         group("similarity"),
         group("similarity_present"),
         weights["catalog.is_unseen"],
+        {name: Neighbors(items, buckets[name]) for name, items in group("neighbor_items").items()},
     )
     return tables, group("edges")

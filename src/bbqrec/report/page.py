@@ -12,6 +12,7 @@ from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset, load_texts
 from bbqrec.evaluation import Evaluation
 from bbqrec.recommend import Recommender
+from bbqrec.recommender import AGE_LABELS
 from bbqrec.report.codes import example_item, show_levels, show_wall
 from bbqrec.report.curves import heat_table, training_charts
 from bbqrec.report.metrics import headline, metric_tables, overall_panels, slice_panels
@@ -127,13 +128,21 @@ def _learned(run: RunFolder) -> dict[str, Any]:
     best_epoch = model["best_epoch"]
     # Where nothing was learned, nobody in training had an item that long ago.
     repeats = {age: value for age, value in model["repeat_bias"].items() if value}
+    neighbors = read_tensors(folder / "neighbors.safetensors")
     return {
         "charts": training_charts(read_json(folder / "log.json"), best_epoch),
         "best_epoch": best_epoch + 1,
         "heat_tables": [heat_table(name, tables[name], labels[name]) for name in sorted(tables)],
         "repeats": repeats
         and heat_table("repeats", torch.tensor(list(repeats.values()))[:, None], list(repeats)),
+        "neighbors": [heat_table(n, t.T, _likeness(t.shape[1])) for n, t in neighbors.items()],
+        "ages": AGE_LABELS,
     }
+
+
+def _likeness(num_buckets: int) -> list[str]:
+    labels = [str(number) for number in range(1, num_buckets + 1)]
+    return ["1, least alike", *labels[1:-1], f"{num_buckets}, most alike"]
 
 
 def _depth(evaluation: Evaluation) -> int:

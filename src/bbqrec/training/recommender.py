@@ -21,13 +21,13 @@ from bbqrec.evaluation import quick_metrics, sample_cases
 from bbqrec.ranking import Histories
 from bbqrec.recommender import (
     ItemTables,
+    Neighbors,
     OnePassOutput,
     OnePassRecommender,
     RecommenderConfig,
     SequenceModel,
     build_recommender,
     dense_logits,
-    find_repeats,
     similarity_edges,
 )
 from bbqrec.training.chunks import sum_in_chunks
@@ -60,12 +60,14 @@ class Batch(NamedTuple):
     """`one_pass`: a target at every position; `paper`: one target per row.
 
     Args:
+        users: row of the training sequences that each window is cut from.
         histories: per row all that the user had up to the end of the window, for the dense score.
     """
 
     items: Int[Tensor, "batch position"]
     targets: Int[Tensor, "..."]
     lengths: Int[Tensor, " batch"]
+    users: Int[Tensor, " batch"]
     histories: Histories
 
 
@@ -112,10 +114,11 @@ def make_recipe(
     device: str = "cpu",
 ) -> "RecommenderRecipe":
     """A freshly initialized model with all that training it needs."""
-    if training.num_negatives is not None and config.repeat_bias:
+    if training.num_negatives is not None and (config.repeat_bias or config.neighbors.enabled):
         raise ConfigError(
             "training.num_negatives compares a target with a few items only, too few to learn what "
-            "a repeat is worth; set recommender.repeat_bias = false with it"
+            "repeats and neighbors are worth; set recommender.repeat_bias and "
+            "recommender.neighbors.enabled to false with it"
         )
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -146,6 +149,11 @@ class RecommenderRecipe:
         self._sequences = dataset.train
         self._unseen = tables.is_unseen.nonzero().squeeze(1).to(device)
         self._seen = (~tables.is_unseen).nonzero().squeeze(1).to(device)
+        self._num_folds = config.neighbors.num_folds
+        self._neighbors = {
+            name: Neighbors._make(x.to(device) for x in found)
+            for name, found in tables.neighbors.items()
+        }
         self._seed = seed
         self._device = device
         self._ranker = make_ranker(model, tables.semantic_ids, ranking, device=device)
@@ -200,27 +208,30 @@ class RecommenderRecipe:
 
     def _dense_loss(self, model: OnePassRecommender, output: OnePassOutput, batch: Batch) -> Tensor:
         """-log p(item) under the dense score, the mean over entries."""
-        targets, repeats = output.targets, None
-        shared = [model.output_table()]
+        targets, table = output.targets, model.output_table()
         if self._training.num_negatives is not None:
-            return self._sampled_loss(output, shared[0], self._training.num_negatives)
-        if model.repeat_bias is not None:
-            shared.append(model.repeat_bias)
-            rows, positions = (batch.targets >= 0).nonzero(as_tuple=True)
-            num_before = batch.histories.offsets.diff() - batch.lengths
-            repeats = find_repeats(batch.histories, rows, num_before[rows] + positions + 1)
+            return self._sampled_loss(output, table, self._training.num_negatives)
+        biases = model.dense_biases()
+        rows, positions = (batch.targets >= 0).nonzero(as_tuple=True)
+        num_before = batch.histories.offsets.diff() - batch.lengths
+        evidence = model.evidence(
+            batch.histories,
+            rows,
+            num_before[rows] + positions + 1,
+            folds=batch.users[rows] % self._num_folds,
+            neighbors=self._neighbors,
+        )
 
-        def loss(
-            entries: slice, states: Tensor, table: Tensor, bias: Tensor | None = None
-        ) -> Tensor:
-            part = None if repeats is None else repeats.part(entries.start, entries.stop)
-            logits = dense_logits(states, table, bias, part)
+        def loss(entries: slice, states: Tensor, table: Tensor, *values: Tensor) -> Tensor:
+            part = evidence.part(entries.start, entries.stop)
+            logits = dense_logits(states, table, dict(zip(biases, values, strict=True)), part)
             # Never push down what training is not allowed to know.
             logits[:, self._unseen] = -torch.inf
-            return F.cross_entropy(logits.float(), targets[entries], reduction="sum")
+            return F.cross_entropy(logits, targets[entries], reduction="sum")
 
-        size = max(1, MAX_LOGITS[targets.device.type] // len(shared[0]))
-        return sum_in_chunks(loss, output.user_states, *shared, size=size) / len(targets)
+        size = max(1, MAX_LOGITS[targets.device.type] // len(table))
+        total = sum_in_chunks(loss, output.user_states, table, *biases.values(), size=size)
+        return total / len(targets)
 
     def _sampled_loss(self, output: OnePassOutput, table: Tensor, num_negatives: int) -> Tensor:
         """The same against a few random items in place of the catalog."""
@@ -249,15 +260,17 @@ class RecommenderRecipe:
         targets = items[:, 1:]
         if self._is_paper:
             targets = items[np.arange(len(items)), lengths]
-        histories = self._histories(starts, lengths).to(self._device)
-        arrays = (inputs, targets, lengths)
+        users = np.searchsorted(self._sequences.offsets, starts, side="right") - 1
+        histories = self._histories(users, starts, lengths).to(self._device)
+        arrays = (inputs, targets, lengths, users)
         tensors = (torch.from_numpy(array).to(self._device) for array in arrays)
         return Batch._make([*tensors, histories])
 
-    def _histories(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Histories:
+    def _histories(
+        self, users: NDArray[np.int64], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> Histories:
         """Per window the user's items from the first to the window's last input."""
-        offsets = self._sequences.offsets
-        first = offsets[np.searchsorted(offsets, starts, side="right") - 1]
+        first = self._sequences.offsets[users]
         edges = np.concatenate([[0], (starts + lengths - first).cumsum()])
         entry = np.arange(edges[-1]) + np.repeat(first - edges[:-1], np.diff(edges))
         items = self._sequences.items[entry].astype(np.int64)

@@ -1,0 +1,109 @@
+"""Each item's nearest neighbors: by what followed it in training, and by what its content says."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from bbqrec.data import Sequences
+from bbqrec.recommender.config import NeighborConfig, RecommenderConfig
+from bbqrec.recommender.item_knn import ItemKnnConfig, count_pairs, similarities
+from bbqrec.recommender.tables import Neighbors, directions
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+
+BEHAVIOR = "behavior"
+_CHUNK = 2048
+
+
+def find_neighbors(
+    train: Sequences,
+    num_items: int,
+    content: dict[str, Float[Tensor, "item _"]],
+    is_present: dict[str, Bool[Tensor, " item"]],
+    config: RecommenderConfig,
+) -> dict[str, Neighbors]:
+    """Neighbors by behavior, in folds, and by each modality of `content`.
+
+    Behavior is the similarity of item-kNN; content is the cosine, where positive, of centered
+    vectors. Buckets are equally wide in the logarithm of the likeness.
+    """
+    settings = config.neighbors
+    if config.form == "paper" or not settings.enabled:
+        return {}
+    found = {BEHAVIOR: _bucketed(_by_behavior(train, num_items, settings), settings)}
+    for name, vectors in content.items():
+        nearest = _by_content(directions(vectors, is_present[name]), settings.num_neighbors)
+        found[name] = _bucketed([nearest], settings)
+    return found
+
+
+class _Nearest(NamedTuple):
+    items: Int[Tensor, "item neighbor"]
+    likeness: Float[Tensor, "item neighbor"]  # 0: nothing
+
+
+def _by_behavior(train: Sequences, num_items: int, settings: NeighborConfig) -> list[_Nearest]:
+    config = ItemKnnConfig(num_neighbors=settings.num_neighbors)
+    users = np.arange(len(train))
+    folds = [train.take(users[f :: settings.num_folds]) for f in range(settings.num_folds)]
+    pairs = [count_pairs(fold, num_items, config) for fold in folds]
+    counts = [np.bincount(fold.items, minlength=num_items) for fold in folds]
+    all_pairs, all_counts = sum(pairs[1:], pairs[0]), np.sum(counts, axis=0)
+    kept = [_as_table(similarities(all_pairs, all_counts, config), settings.num_neighbors)]
+    for of_fold, count in zip(pairs, counts, strict=True):
+        rest = all_pairs - of_fold
+        rest.data[rest.data < 1e-3] = 0  # what rounding leaves of equal sums
+        found = similarities(rest, all_counts - count, config)
+        kept.append(_as_table(found, settings.num_neighbors))
+    return kept
+
+
+def _as_table(values: "csr_array", num_neighbors: int) -> _Nearest:
+    """The largest entries of each row, largest first."""
+    entries = values.tocoo()
+    order = np.lexsort((entries.col, -entries.data, entries.row))
+    row, col, data = entries.row[order], entries.col[order], entries.data[order]
+    first = np.searchsorted(row, np.arange(values.shape[0]))
+    rank = np.arange(len(row)) - first[row]
+    is_near = rank < num_neighbors
+    place = (row[is_near], rank[is_near])
+    items = np.zeros((values.shape[0], num_neighbors), np.int64)
+    likeness = np.zeros((values.shape[0], num_neighbors), np.float32)
+    items[place], likeness[place] = col[is_near], data[is_near]
+    return _Nearest(torch.from_numpy(items), torch.from_numpy(likeness))
+
+
+def _by_content(units: Float[Tensor, "item dim"], num_neighbors: int) -> _Nearest:
+    width = min(num_neighbors, len(units))
+    found = []
+    for begin in range(0, len(units), _CHUNK):
+        cosines = units[begin : begin + _CHUNK] @ units.T
+        row = torch.arange(len(cosines))
+        cosines[row, row + begin] = 0
+        found.append(cosines.topk(width, dim=1))
+    likeness = torch.cat([top.values for top in found]).clamp(min=0)
+    items = torch.cat([top.indices for top in found])
+    return _Nearest(items.masked_fill(likeness == 0, 0), likeness)
+
+
+def _bucketed(tables: list[_Nearest], settings: NeighborConfig) -> Neighbors:
+    """Cut by the likeness of the first table: all tables mean the same by a bucket."""
+    likeness = tables[0].likeness
+    present = likeness[likeness > 0].log()
+    if len(present):
+        low, high = np.quantile(present.numpy(), [0.01, 0.999])
+        edges = torch.linspace(float(low), float(high), settings.num_buckets + 1)[1:-1]
+    else:
+        edges = torch.zeros(settings.num_buckets - 1)
+    items, buckets = [], []
+    for table in tables:
+        bucket = torch.bucketize(table.likeness.log(), edges)
+        bucket[table.likeness == 0] = settings.num_buckets
+        items.append(F.pad(table.items, (0, 0, 0, 1)))
+        buckets.append(F.pad(bucket, (0, 0, 0, 1), value=settings.num_buckets))
+    return Neighbors(torch.stack(items).int(), torch.stack(buckets).to(torch.uint8))

@@ -1,0 +1,107 @@
+"""Neighbors are those a plain search finds, and add what the table says for their age."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from small_catalogs import NUM_ITEMS, ONE_PASS, RAGGED, random_histories, random_tables
+
+from bbqrec.data import Sequences
+from bbqrec.recommender import Neighbors, RecommenderConfig, find_neighbors
+from bbqrec.recommender.config import NeighborConfig
+from bbqrec.recommender.item_knn import ItemKnnConfig, count_pairs, similarities
+from bbqrec.recommender.neighbor_bias import add_neighbor_bias, num_age_buckets, recent_items
+
+TRAIN = Sequences(*random_histories())
+FEW = NeighborConfig(num_neighbors=5, num_recent=4, num_buckets=3, num_folds=2)
+CONFIG = ONE_PASS.model_copy(update={"neighbors": FEW})
+
+
+def neighbors_of(config: RecommenderConfig = CONFIG) -> dict[str, Neighbors]:
+    tables = random_tables()
+    return find_neighbors(TRAIN, NUM_ITEMS, tables.content, tables.is_present, config)
+
+
+def test_recent_items_come_latest_first() -> None:
+    recent = recent_items(RAGGED, torch.tensor([0, 0, 1, 3]), torch.tensor([5, 2, 2, 0]), 4)
+
+    assert recent.tolist() == [[20, 7, 1, 7], [7, 3, -1, -1], [6, 5, -1, -1], [-1, -1, -1, -1]]
+
+
+@pytest.mark.parametrize("fold", [None, 0, 1])
+def test_behavior_neighbors_are_those_of_item_knn_without_the_fold(fold: int | None) -> None:
+    users = np.arange(len(TRAIN))
+    part = TRAIN if fold is None else TRAIN.take(users[users % FEW.num_folds != fold])
+    settings = ItemKnnConfig(num_neighbors=NUM_ITEMS)
+    pairs = count_pairs(part, NUM_ITEMS, settings)
+    popularity = np.bincount(part.items, minlength=NUM_ITEMS)
+    expected = similarities(pairs, popularity, settings).toarray()
+
+    found = neighbors_of()["behavior"]
+    folds = None if fold is None else torch.full((NUM_ITEMS,), fold)
+    items, buckets = found.of(torch.arange(NUM_ITEMS)[:, None], folds)
+
+    for item in range(NUM_ITEMS):
+        row = np.flatnonzero(expected[item])
+        row = row[np.argsort(-expected[item][row], kind="stable")][: FEW.num_neighbors]
+        bucket = buckets[item, 0].tolist()
+        is_real = [b < FEW.num_buckets for b in bucket]
+        assert sum(is_real) == len(row)
+        np.testing.assert_allclose(expected[item][items[item, 0][: len(row)]], expected[item][row])
+        assert bucket == sorted(bucket[: len(row)], reverse=True) + bucket[len(row) :]
+
+
+def test_content_neighbors_are_the_highest_cosines() -> None:
+    tables = random_tables()
+    present = tables.is_present["text"]
+    centered = (tables.content["text"] - tables.content["text"][present].mean(0)) * present[:, None]
+    cosine = F.cosine_similarity(centered[:, None], centered[None], dim=-1)
+    cosine.fill_diagonal_(0)
+
+    found = neighbors_of()["text"]
+
+    assert found.items.shape == (1, NUM_ITEMS + 1, FEW.num_neighbors)
+    best = cosine.clamp(min=0).topk(FEW.num_neighbors, dim=1)
+    chosen = cosine.gather(1, found.items[0, :-1].long())
+    is_real = found.buckets[0, :-1] < FEW.num_buckets
+    assert torch.equal(is_real, best.values > 0)
+    torch.testing.assert_close(chosen[is_real], best.values[is_real])
+    assert not is_real[~present].any()
+
+
+def test_the_bias_is_a_sum_over_the_latest_items_and_their_neighbors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = list(neighbors_of().values())
+    shape = (len(found), num_age_buckets(FEW.num_recent), FEW.num_buckets)
+    bias = torch.randn(shape, generator=generator)
+    recent = torch.randint(-1, NUM_ITEMS, (9, FEW.num_recent), generator=generator)
+    folds = torch.arange(9) % FEW.num_folds
+
+    added = add_neighbor_bias(torch.zeros(9, NUM_ITEMS), bias, recent, found, folds)
+
+    expected = torch.zeros(9, NUM_ITEMS)
+    for kind, neighbors in enumerate(found):
+        for entry in range(9):
+            fold = 1 + int(folds[entry]) if len(neighbors.items) > 1 else 0
+            for age, item in enumerate(recent[entry].tolist(), start=1):
+                for neighbor, bucket in zip(
+                    neighbors.items[fold, item].tolist(),
+                    neighbors.buckets[fold, item].tolist(),
+                    strict=True,
+                ):
+                    if item >= 0 and bucket < FEW.num_buckets:
+                        expected[entry, neighbor] += bias[kind, int(np.log2(age)), bucket]
+    torch.testing.assert_close(added, expected)
+
+
+def test_a_user_alone_with_a_pair_does_not_see_it_in_training() -> None:
+    lonely = Sequences(np.array([0, 1, 2, 3, 2, 3], np.int32), np.array([0, 2, 4, 6]))
+    config = ONE_PASS.model_copy(update={"neighbors": FEW.model_copy(update={"num_folds": 3})})
+    tables = random_tables()
+
+    found = find_neighbors(lonely, NUM_ITEMS, {}, tables.is_present, config)["behavior"]
+    _, buckets = found.of(torch.tensor([[0], [2]]), torch.tensor([0, 1]))
+    _, known = found.of(torch.tensor([[0], [2]]), None)
+
+    assert (buckets < FEW.num_buckets).any(2).tolist() == [[False], [True]]
+    assert (known < FEW.num_buckets).any(2).all()
