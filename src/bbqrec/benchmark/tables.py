@@ -66,6 +66,12 @@ def _markdown(config: BenchmarkConfig, table: DataSetTables) -> str:
     for setting, title in SETTING_TITLES.items():
         parts += [f"{title[0].upper()}{title[1:]}:", _overall(table, setting)]
     parts += [_facts(config, table)]
+    if codes := _codes(table):
+        parts += [
+            "Semantic IDs: how much the first level's codes tell of clusters by behavior (training "
+            "co-occurrence) and by each modality (adjusted mutual information; 0 is chance).",
+            codes,
+        ]
     if table.missing:
         parts += ["Not made yet: " + "; ".join(map(str, table.missing)) + "."]
     for setting, title in SETTING_TITLES.items():
@@ -122,6 +128,29 @@ def _facts(config: BenchmarkConfig, table: DataSetTables) -> str:
             ]
         )
     return markdown_table(header, lines)
+
+
+def _codes(table: DataSetTables) -> str:
+    """A line per row whose model reads or writes codes; empty where none does."""
+    health = {
+        row.name: row.cells[0].facts["semantic_ids"]
+        for row in table.rows
+        if row.cells[0].settings.get("recommender", {}).get("use_codes")
+    }
+    known = {name: found["information"] for name, found in health.items() if "information" in found}
+    if not known:
+        return ""
+    kinds = list(dict.fromkeys(kind for found in known.values() for kind in found))
+    lines = [
+        [
+            name,
+            *(f"{found[kind]:.2f}" if kind in found else "" for kind in kinds),
+            f"{health[name]['collision_rate']:.1%}",
+            " ".join(f"{value:.0f}" for value in health[name]["perplexity"]),
+        ]
+        for name, found in known.items()
+    ]
+    return markdown_table(["row", *kinds, "collisions before", "perplexity by level"], lines)
 
 
 def _minutes(seconds: float | None) -> str:
