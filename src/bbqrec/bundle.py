@@ -25,7 +25,7 @@ from bbqrec.errors import (
     SemanticIdError,
     StorageError,
 )
-from bbqrec.features import Features, load_features, standardize
+from bbqrec.features import Features, load_features, main_directions, standardize
 from bbqrec.recommender import ItemTables, RecommenderConfig, find_neighbors
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.storage import (
@@ -38,6 +38,7 @@ from bbqrec.storage import (
 )
 
 FORMAT_VERSION = 1
+ITEMS_PER_DIRECTION = 20  # of content; see RecommenderConfig.content_dim
 STAGE_FOLDERS = {
     "prepare": "data",
     "encode": "features",
@@ -217,15 +218,16 @@ class RunFolder:
         elif config.similarity.source == "quantized":
             similarity = {"quantized": vectors["quantized"]}
         everyone = torch.ones(dataset.num_items, dtype=torch.bool)
-        content = {f.modality: standardize(f) for f in features}
+        content_dim = config.content_dim or max(1, dataset.num_items // ITEMS_PER_DIRECTION)
+        whole = {f.modality: standardize(f) for f in features}
         return ItemTables(
             semantic_ids=self.semantic_ids(),
-            content=content,
+            content={f.modality: main_directions(f, content_dim) for f in features},
             is_present=is_present,
             similarity=similarity,
             similarity_present={name: is_present.get(name, everyone) for name in similarity},
             is_unseen=torch.from_numpy(dataset.popularity() == 0),
-            neighbors=find_neighbors(dataset.train, dataset.num_items, content, is_present, config),
+            neighbors=find_neighbors(dataset.train, dataset.num_items, whole, is_present, config),
         )
 
 

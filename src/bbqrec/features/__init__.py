@@ -3,7 +3,7 @@
 from bbqrec.features.config import ModalityConfig, default_encoders
 from bbqrec.features.encode import encode
 from bbqrec.features.encoders import load_encoder
-from bbqrec.features.features import Features, load_features, standardize
+from bbqrec.features.features import Features, load_features, main_directions, standardize
 
 __all__ = [
     "Features",
@@ -12,5 +12,6 @@ __all__ = [
     "encode",
     "load_encoder",
     "load_features",
+    "main_directions",
     "standardize",
 ]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -63,6 +64,21 @@ def load_features(directory: Path, *, catalog_fingerprint: str) -> list[Features
     return [
         Features.load(directory, name, catalog_fingerprint=catalog_fingerprint) for name in names
     ]
+
+
+def main_directions(features: Features, dim: int) -> Float[Tensor, "item kept"]:
+    """The `dim` directions of largest variance, each of unit variance; missing items stay zero.
+
+    Where there are no more than `dim` dimensions, what `standardize` returns.
+    """
+    if dim >= features.dim:
+        return standardize(features)
+    present = features.vectors[features.is_present].double()
+    centered = features.vectors.double() - present.mean(0)
+    variances, directions = torch.linalg.eigh(present.T.cov(correction=0))  # ascending
+    scale = variances[-dim:].clamp(min=1e-12).rsqrt()
+    kept: Tensor = centered @ directions[:, -dim:] * scale
+    return (kept * features.is_present[:, None]).float()
 
 
 def standardize(features: Features) -> Float[Tensor, "item dim"]:

@@ -66,6 +66,8 @@ class RecommenderConfig(Config):
         normalize: scores compete over the whole "vocabulary", as in T5, or over the "level".
         decoder: what writes the codes in `one_pass`: a "transformer" or a "light" network.
         use_id, use_content, use_codes: which parts an item's vector is the sum of (`one_pass`).
+        content_dim: main directions of each modality that item vectors read; None: one for every
+            20 items, since content of as many dimensions as items is learned by heart.
         id_dropout: chance in training that an item is seen without its own vector.
         user_start: where training begins: users beside their "last_item", which suits items that
             are followed by their like, or in a "random" direction.
@@ -92,6 +94,7 @@ class RecommenderConfig(Config):
     use_id: bool = True
     use_content: bool = True
     use_codes: bool = True
+    content_dim: int | None = Field(None, ge=1)
     id_dropout: float = Field(0.2, ge=0, lt=1)
     user_start: Literal["last_item", "random"] = "last_item"
     dense_score: Literal["cosine", "dot"] = "cosine"
