@@ -38,7 +38,7 @@ from bbqrec.storage import (
 )
 
 FORMAT_VERSION = 1
-ITEMS_PER_DIRECTION = 20  # of content; see RecommenderConfig.content_dim
+ITEMS_PER_DIRECTION = 32  # of content; see RecommenderConfig.content_dim
 STAGE_FOLDERS = {
     "prepare": "data",
     "encode": "features",

@@ -67,7 +67,7 @@ class RecommenderConfig(Config):
         decoder: what writes the codes in `one_pass`: a "transformer" or a "light" network.
         use_id, use_content, use_codes: which parts an item's vector is the sum of (`one_pass`).
         content_dim: main directions of each modality that item vectors read; None: one for every
-            20 items, since content of as many dimensions as items is learned by heart.
+            32 items, since content of as many dimensions as items is learned by heart.
         id_dropout: chance in training that an item is seen without its own vector.
         user_start: where training begins: users beside their "last_item", which suits items that
             are followed by their like, or in a "random" direction.
