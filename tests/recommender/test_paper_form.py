@@ -2,77 +2,24 @@
 
 import pytest
 import torch
+from hugging_face import build_trie, copy_weights, generate, random_t5
 from small_catalogs import HISTORIES, LENGTHS, NARROW, random_model, random_tables
-from torch import Tensor, nn
-from transformers import T5Config, T5ForConditionalGeneration
 
+from bbqrec.decoding import PrefixIndex, beam_search
 from bbqrec.recommender import RecommenderConfig, SimilarityConfig, build_recommender
 from bbqrec.recommender.transformer import relative_position_bucket
 from bbqrec.semantic_ids import EOS_TOKEN, SemanticIds
 
 PLAIN = RecommenderConfig.paper(**NARROW, similarity=SimilarityConfig(enabled=False))
-BLOCK = {"query": "q", "key": "k", "value": "v", "output": "o"}
-
-
-def hugging_face_names(config: RecommenderConfig) -> dict[str, str]:
-    """Where each of our weights is called what in T5ForConditionalGeneration."""
-    names = {"code_embedding.weight": "shared.weight"}
-    stacks = {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
-    blocks = {
-        "encoder": ["self_attention", "feed_forward"],
-        "decoder": ["self_attention", "cross_attention", "feed_forward"],
-    }
-    theirs = {
-        "self_attention": "SelfAttention",
-        "cross_attention": "EncDecAttention",
-        "feed_forward": "DenseReluDense",
-    }
-    for stack, num_layers in stacks.items():
-        names[f"{stack}.norm.weight"] = f"{stack}.final_layer_norm.weight"
-        bias = "position_bias" if stack == "encoder" else "decoder.position_bias"
-        names[f"{bias}.table"] = (
-            f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        )
-        for layer in range(num_layers):
-            for place, block in enumerate(blocks[stack]):
-                ours = block if stack == "decoder" else block.replace("self_", "")
-                source = f"{stack}.block.{layer}.layer.{place}"
-                names[f"{stack}.layers.{layer}.{ours}_norm.weight"] = f"{source}.layer_norm.weight"
-                parts = {"inner": "wi", "output": "wo"} if block == "feed_forward" else BLOCK
-                for part, their_part in parts.items():
-                    names[f"{stack}.layers.{layer}.{ours}.{part}.weight"] = (
-                        f"{source}.{theirs[block]}.{their_part}.weight"
-                    )
-    return names
-
-
-def copy_of(config: RecommenderConfig, num_tokens: int) -> tuple[nn.Module, dict[str, Tensor]]:
-    torch.manual_seed(7)
-    oracle = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=num_tokens,
-            d_model=config.d_model,
-            d_kv=config.head_dim,
-            d_ff=config.d_ff,
-            num_layers=config.num_encoder_layers,
-            num_decoder_layers=config.num_decoder_layers,
-            num_heads=config.num_heads,
-            decoder_start_token_id=0,
-            pad_token_id=0,
-        )
-    ).eval()
-    weights = oracle.state_dict()
-    return oracle, {ours: weights[name] for ours, name in hugging_face_names(config).items()}
 
 
 @pytest.mark.parametrize("max_history", [5, 30])
 def test_logits_equal_those_of_hugging_face_t5(max_history: int) -> None:
     tables = random_tables()
-    oracle, weights = copy_of(PLAIN, tables.semantic_ids.num_tokens)
+    torch.manual_seed(7)
+    oracle = random_t5(PLAIN, tables.semantic_ids.num_tokens)
     model = build_recommender(PLAIN, tables, {}).eval()
-    missing = set(dict(model.named_parameters())) ^ set(weights)
-    assert not missing
-    model.load_state_dict(weights, strict=False)
+    copy_weights(oracle, model, PLAIN)
     items = HISTORIES.repeat(1, max_history // 5)
     items = items.sort(dim=1, descending=True).values  # the used places come first
     lengths = (items >= 0).sum(1)
@@ -88,6 +35,31 @@ def test_logits_equal_those_of_hugging_face_t5(max_history: int) -> None:
         labels=tables.semantic_ids.tokens[targets],
     ).logits
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("beam_width", [2, 4, 6])
+def test_the_search_finds_what_hugging_face_finds_in_the_same_order(beam_width: int) -> None:
+    # Of a semantic ID that two items share T5 finds one, so every item has its own here.
+    number = torch.randperm(6 * 5 * 7, generator=torch.Generator().manual_seed(0))[:40]
+    codes = torch.stack([number // 35, number // 7 % 5, number % 7], 1)
+    ids = SemanticIds(codes, (6, 5, 7))
+    torch.manual_seed(11)
+    oracle = random_t5(PLAIN, ids.num_tokens)
+    model = build_recommender(PLAIN, random_tables()._replace(semantic_ids=ids), {}).eval()
+    copy_weights(oracle, model, PLAIN)
+    tokens = model.history_tokens(HISTORIES, LENGTHS)
+    is_used = torch.arange(tokens.shape[1]) <= (LENGTHS * 3)[:, None]  # short ones are padded
+
+    with torch.inference_mode():
+        ranking = beam_search(
+            model.begin(HISTORIES, LENGTHS), PrefixIndex.build(ids), beam_width=beam_width
+        )
+
+    expected, scores = generate(
+        oracle, tokens, is_used, beam_width=beam_width, num_levels=3, trie=build_trie(ids)
+    )
+    assert ids.tokens[ranking.items].tolist() == expected.tolist()
+    torch.testing.assert_close(ranking.scores, scores, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

@@ -26,10 +26,14 @@ from bbqrec.semantic_ids import PAD_TOKEN
 
 
 class KeysValues(NamedTuple):
-    """What one layer's attention reads."""
+    """What one layer's attention reads: by head for the history, else a row for each beam."""
 
-    keys: Float[Tensor, "row place inner"]
-    values: Float[Tensor, "row place inner"]
+    keys: Float[Tensor, "*places dim"]
+    values: Float[Tensor, "*places dim"]
+
+    def rows(self, index: Int[Tensor, " row"]) -> "KeysValues":
+        """Of beams' keys and values those with these numbers."""
+        return KeysValues(self.keys.index_select(0, index), self.values.index_select(0, index))
 
 
 class DecoderLayer(nn.Module):
@@ -47,23 +51,23 @@ class DecoderLayer(nn.Module):
 
     def remember(self, places: Float[Tensor, "batch place dim"]) -> KeysValues:
         """What this layer's attention to the history reads."""
-        return KeysValues(self.cross_attention.key(places), self.cross_attention.value(places))
+        attention = self.cross_attention
+        keys, values = (attention.split(part(places)) for part in (attention.key, attention.value))
+        return KeysValues(keys.contiguous(), values.contiguous())
 
     def forward(
         self,
         x: Float[Tensor, "entry level dim"],
-        past: KeysValues | None,
         self_bias: AttentionBias,
         memory: KeysValues,
         memory_bias: AttentionBias,
         layout: Layout,
-    ) -> tuple[Float[Tensor, "entry level dim"], KeysValues]:
-        """The layer's output, and its own keys and values for later steps."""
+    ) -> Float[Tensor, "entry level dim"]:
+        """All levels of each entry at once."""
         normed = self.self_attention_norm(x)
         attention = self.self_attention
-        own = KeysValues(attention.key(normed), attention.value(normed))
-        seen = own if past is None else KeysValues(*map(_append, past, own))
-        mixed = attention.attend(attention.query(normed), seen.keys, seen.values, self_bias)
+        keys, values = (attention.split(part(normed)) for part in (attention.key, attention.value))
+        mixed = attention.attend(attention.query(normed), keys, values, self_bias)
         x = x + self.dropout(attention.output(mixed))
 
         attention = self.cross_attention
@@ -71,11 +75,51 @@ class DecoderLayer(nn.Module):
         mixed = attention.attend(query.flatten(1, 2), memory.keys, memory.values, memory_bias)
         mixed = layout.collect(mixed.view(query.shape))
         x = x + self.dropout(attention.output(mixed))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), own
+        changed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return x + changed
+
+    def step(
+        self,
+        x: Float[Tensor, "row dim"],
+        past: list[KeysValues],
+        self_bias: Float[Tensor, "head level"],
+        memory: KeysValues,
+        memory_bias: AttentionBias,
+    ) -> tuple[Float[Tensor, "row dim"], KeysValues]:
+        """One more level of every beam, and its own keys and values for later steps.
+
+        Args:
+            past: at each level before this one, what belongs to each row's ancestor there.
+        """
+        normed = self.self_attention_norm(x)
+        attention = self.self_attention
+        own = KeysValues(attention.key(normed), attention.value(normed))
+        mixed = _attend_to_few(attention.query(normed), [*past, own], self_bias)
+        x = x + attention.output(mixed)
+
+        attention = self.cross_attention
+        query = attention.query(self.cross_attention_norm(x))
+        beams = query.view(memory.keys.shape[0], -1, query.shape[-1])  # (batch, beam, inner)
+        mixed = attention.attend(beams, memory.keys, memory.values, memory_bias)
+        x = x + attention.output(mixed.view(query.shape))
+        return x + self.feed_forward(self.feed_forward_norm(x)), own
 
 
-def _append(past: Tensor, own: Tensor) -> Tensor:
-    return torch.cat([past, own], dim=1)
+def _attend_to_few(
+    query: Float[Tensor, "row inner"],
+    seen: list[KeysValues],
+    bias: Float[Tensor, "head level"],
+) -> Float[Tensor, "row inner"]:
+    """As `Attention.attend` for one query and at most a handful of keys per row: products of
+    whole rows, since a matrix product for each row costs more in calls than in arithmetic."""
+    q, *keys = (x.view(len(x), len(bias), -1) for x in (query, *(part.keys for part in seen)))
+    values = [part.values.view(q.shape) for part in seen]
+    logits = torch.stack([(q * key).sum(-1) for key in keys], -1) + bias  # (row, head, level)
+    weights = logits.softmax(-1).to(query.dtype).unbind(-1)
+    mixed = weights[0][..., None] * values[0]
+    for weight, value in zip(weights[1:], values[1:], strict=True):
+        mixed.addcmul_(weight[..., None], value)
+    return mixed.view(query.shape)
 
 
 def _visible(
@@ -119,7 +163,7 @@ class CodeDecoder(nn.Module):
         memory_bias = _visible(places, last_place, levels)
         x = self.dropout(inputs)
         for layer, memory in zip(self.layers, self.remember(places), strict=True):
-            x, _ = layer(x, None, AttentionBias(own_bias), memory, memory_bias, layout)
+            x = layer(x, AttentionBias(own_bias), memory, memory_bias, layout)
         hidden: Tensor = self.dropout(self.norm(x))
         return hidden
 
@@ -129,7 +173,12 @@ class CodeDecoder(nn.Module):
 
 
 class DecoderSession:
-    """A search in progress: call `first` once, then `extend` once per further level."""
+    """A search in progress: call `first` once, then `extend` once per further level.
+
+    Args:
+        places: encoded histories, one row per user however many beams follow.
+        last_place: the last place of each history.
+    """
 
     def __init__(
         self,
@@ -141,60 +190,46 @@ class DecoderSession:
         self._decoder, self._embedding = decoder, embedding
         self._memory = decoder.remember(places)
         self._memory_bias = _visible(places, last_place[:, None], 1)
-        self._offsets = embedding.offsets
-        # Per layer, all beams of all steps in the order of their birth: (batch, node, inner).
-        self._nodes: list[KeysValues] = []
-        self._ancestors = last_place.new_zeros(len(places), 1, 0)  # (batch, beam, level)
-        self._num_nodes = 0
+        self._self_bias = decoder.position_bias(len(embedding.sizes))[0]  # (head, level, level)
+        self._batch = len(places)
+        # Keys and values stay where they were born: per level and layer, a row per beam. A beam
+        # knows the rows of its ancestors, so that nothing is re-ordered when beams change.
+        self._born: list[list[KeysValues]] = []
+        self._ancestors: list[Int[Tensor, " row"]] = []
 
     @property
     def level(self) -> int:
         """The level whose codes were scored last; -1 before `first`."""
-        return self._ancestors.shape[2] - 1
+        return len(self._born) - 1
 
     def first(self) -> Float[Tensor, "batch code"]:
         """Log-probabilities of the first level's codes."""
-        batch = self._ancestors.shape[0]
-        return self._step(self._ancestors.new_full((batch, 1), PAD_TOKEN))[:, 0]
+        tokens = self._embedding.level_offsets.new_full((self._batch, 1), PAD_TOKEN)
+        return self._step(tokens)[:, 0]
 
     def extend(
         self, parents: Int[Tensor, "batch beam"], codes: Int[Tensor, "batch beam"]
     ) -> Float[Tensor, "batch beam code"]:
         """Append `codes` to the previous beams `parents`; log-probabilities of the next codes."""
-        tokens = codes + self._offsets[self.level]
-        depth = self._ancestors.shape[2]
-        self._ancestors = self._ancestors.gather(1, parents[:, :, None].expand(-1, -1, depth))
+        tokens = codes + self._embedding.offsets[self.level]
+        num_parents = self._born[-1][0].keys.shape[0] // self._batch
+        first_row = torch.arange(self._batch, device=parents.device)[:, None] * num_parents
+        rows = (parents + first_row).flatten()
+        self._ancestors = [ancestors[rows] for ancestors in self._ancestors] + [rows]
         return self._step(tokens)
 
     def _step(self, tokens: Int[Tensor, "batch beam"]) -> Float[Tensor, "batch beam code"]:
-        decoder = self._decoder
-        batch, beams = tokens.shape
-        past_nodes = self._ancestors
-        born = torch.arange(self._num_nodes, self._num_nodes + beams, device=tokens.device)
-        self._num_nodes += beams
-        self._ancestors = torch.cat([past_nodes, born.expand(batch, beams)[:, :, None]], dim=2)
-        length = self._ancestors.shape[2]
-        own_bias = AttentionBias(decoder.position_bias(length)[:, :, -1:])
-        layout = Layout.full(batch, beams)
-        x = self._embedding(tokens).view(batch * beams, 1, -1)
-        nodes = []
-        for index, layer in enumerate(decoder.layers):
-            past = None
-            if self._nodes:
-                past = KeysValues(*(_of_ancestors(n, past_nodes) for n in self._nodes[index]))
-            x, own = layer(x, past, own_bias, self._memory[index], self._memory_bias, layout)
-            born_now = KeysValues(*(part.view(batch, beams, -1) for part in own))
-            nodes.append(
-                KeysValues(*map(_append, self._nodes[index], born_now)) if self._nodes else born_now
-            )
-        self._nodes = nodes
-        hidden = decoder.norm(x).view(batch, beams, -1)
-        return self._embedding.log_probabilities(hidden, self.level)
-
-
-def _of_ancestors(
-    nodes: Float[Tensor, "batch node inner"], ancestors: Int[Tensor, "batch beam level"]
-) -> Float[Tensor, "batch_beam level inner"]:
-    batch, beams, levels = ancestors.shape
-    row = torch.arange(batch, device=nodes.device)[:, None, None]
-    return nodes[row, ancestors].view(batch * beams, levels, -1)
+        decoder, level = self._decoder, len(self._born)
+        x = self._embedding(tokens.flatten())
+        bias = self._self_bias[:, level, : level + 1]
+        born = []
+        for number, (layer, memory) in enumerate(zip(decoder.layers, self._memory, strict=True)):
+            past = [
+                layers[number].rows(rows)
+                for layers, rows in zip(self._born, self._ancestors, strict=True)
+            ]
+            x, own = cast(DecoderLayer, layer).step(x, past, bias, memory, self._memory_bias)
+            born.append(own)
+        self._born.append(born)
+        hidden = decoder.norm(x).view(*tokens.shape, -1)
+        return self._embedding.log_probabilities(hidden, level)

@@ -26,7 +26,8 @@ class Layout:
 
     def __init__(self, is_used: Bool[Tensor, "batch place"]) -> None:
         self.shape = is_used.shape
-        self.index: Tensor | None = is_used.flatten().nonzero()[:, 0]
+        index = is_used.flatten().nonzero()[:, 0]
+        self.index: Tensor | None = index if len(index) < is_used.numel() else None
 
     @classmethod
     def full(cls, batch: int, places: int) -> "Layout":
@@ -149,22 +150,28 @@ class Attention(nn.Module):
         self.value = random_linear(width, inner, width**-0.5)
         self.output = random_linear(inner, width, inner**-0.5)
 
+    def split(
+        self, x: Float[Tensor, "batch place inner"]
+    ) -> Float[Tensor, "batch head place head_dim"]:
+        """A view of each head's part."""
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+
     def attend(
         self,
         query: Float[Tensor, "batch query inner"],
-        key: Float[Tensor, "batch key inner"],
-        value: Float[Tensor, "batch key inner"],
+        k: Float[Tensor, "batch head key head_dim"],
+        v: Float[Tensor, "batch head key head_dim"],
         bias: AttentionBias,
     ) -> Float[Tensor, "batch query inner"]:
-        """Mix `value` by softmax(gain * query . key + added), head by head."""
-        q, k, v = (
-            x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for x in (query, key, value)
-        )
+        """Mix `v` by softmax(gain * query . k + added), head by head."""
+        q = self.split(query)
         added = bias.added.to(q.dtype)
         dropout = self.dropout.probability if self.training else 0.0
-        if bias.gain is None and (dropout == 0 or q.device.type != "cpu"):
+        # The fused kernel only adds; on a CPU it drops nothing out and is slow but in fp32.
+        is_fused = q.device.type != "cpu" or (dropout == 0 and q.dtype == torch.float32)
+        if bias.gain is None and is_fused:
             mixed = F.scaled_dot_product_attention(q, k, v, added, dropout_p=dropout, scale=1.0)
-        else:  # the fused kernel only adds, and on a CPU it drops nothing out
+        else:
             logits = q @ k.transpose(-1, -2)
             if bias.gain is not None:
                 logits = bias.gain.to(q.dtype) * logits
@@ -182,7 +189,7 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
-        hidden: Tensor = self.output(self.dropout(self.inner(x).relu()))
+        hidden: Tensor = self.output(self.dropout(self.inner(x).relu_()))
         return hidden
 
 
@@ -206,7 +213,8 @@ class EncoderLayer(nn.Module):
             layout.spread(part(normed))
             for part in (attention.query, attention.key, attention.value)
         )
-        mixed = layout.collect(attention.attend(query, key, value, bias))
+        mixed = attention.attend(query, attention.split(key), attention.split(value), bias)
+        mixed = layout.collect(mixed)
         x = x + self.dropout(attention.output(mixed))
         changed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         return x + changed
