@@ -21,6 +21,9 @@ ONE_PASS = RecommenderConfig(
     **WIDE, dropout=0.1, max_history=20, similarity=NO_SIMILARITY, use_content=False
 )
 FAST = ONE_PASS.model_copy(update={"decoder": "light"})
+DEFAULT_FAST = RecommenderConfig(
+    decoder="light", max_history=20, similarity=NO_SIMILARITY, use_content=False
+)
 
 
 def clustered_ids(num_items: int = NUM_ITEMS, seed: int = 0) -> SemanticIds:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from bbqrec.config import Config
+from bbqrec.precision import Precision
 
 RankBy = Literal["generative", "dense", "both"]
 
@@ -22,3 +23,5 @@ class RankingConfig(Config):
     generative_weight: float = Field(0.2, ge=0)
     """What the generative log-probability counts beside the dense one in `both`."""
     batch_size: int = Field(256, ge=1)
+    precision: Precision = "fp32"
+    """bf16: matrix products inside the model; "auto" where the machine multiplies bf16 itself."""

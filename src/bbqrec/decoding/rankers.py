@@ -14,6 +14,7 @@ from bbqrec.decoding.exhaustive import largest_extension, score_every_item
 from bbqrec.decoding.prefix_index import PrefixIndex
 from bbqrec.decoding.scorer import DenseModel, GenerativeModel, RankingModel, TwoScoreModel
 from bbqrec.errors import ConfigError, RequestError, TrainingDivergedError
+from bbqrec.precision import Precision, autocast
 from bbqrec.progress import track
 from bbqrec.ranking import Histories, Ranker, Ranking, top_items
 from bbqrec.semantic_ids import SemanticIds
@@ -38,6 +39,7 @@ class GenerativeRanker:
     beam_width: int | None = 50
     batch_size: int = 128
     device: torch.device | str = "cpu"
+    precision: Precision = "fp32"
 
     def rank(
         self,
@@ -65,7 +67,7 @@ class GenerativeRanker:
         if self.beam_width is None:
             fitting = MAX_EXHAUSTIVE_FLOATS // max(1, largest_extension(index))
             batch_size = max(1, min(batch_size, fitting))
-        return _rank_in_batches(self.model, search, histories, k, batch_size, self.device)
+        return _rank_in_batches(self, search, histories, k, batch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,7 @@ class DenseRanker:
     num_items: int
     batch_size: int = 256
     device: torch.device | str = "cpu"
+    precision: Precision = "fp32"
 
     def rank(
         self,
@@ -93,7 +96,7 @@ class DenseRanker:
             scores = _numbers(self.model.dense_scores(batch))
             return top_items(scores, batch, k, exclude_seen=exclude_seen, allowed=mask)
 
-        return _rank_in_batches(self.model, search, histories, k, self.batch_size, self.device)
+        return _rank_in_batches(self, search, histories, k, self.batch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +116,7 @@ class BothRanker:
     generative_weight: float = 1.0
     batch_size: int = 128
     device: torch.device | str = "cpu"
+    precision: Precision = "fp32"
 
     def rank(
         self,
@@ -139,7 +143,7 @@ class BothRanker:
             ranked = candidates.gather(1, order).masked_fill(scores == -torch.inf, -1)
             return Ranking(ranked[:, :k], scores[:, :k])
 
-        return _rank_in_batches(self.model, search, histories, k, self.batch_size, self.device)
+        return _rank_in_batches(self, search, histories, k, self.batch_size)
 
 
 def make_ranker(
@@ -153,16 +157,16 @@ def make_ranker(
 
     The model must already be on `device`.
     """
-    size = config.batch_size
+    shared = (config.batch_size, device, config.precision)
     if config.rank_by == "generative" and isinstance(model, GenerativeModel):
         index = PrefixIndex.build(ids).to(device)
         width = None if config.exhaustive else config.beam_width
-        return GenerativeRanker(model, index, width, size, device)
+        return GenerativeRanker(model, index, width, *shared)
     if config.rank_by == "dense" and isinstance(model, DenseModel):
-        return DenseRanker(model, len(ids), size, device)
+        return DenseRanker(model, len(ids), *shared)
     if config.rank_by == "both" and isinstance(model, TwoScoreModel):
         weight = config.generative_weight
-        return BothRanker(model, len(ids), config.num_candidates, weight, size, device)
+        return BothRanker(model, len(ids), config.num_candidates, weight, *shared)
     raise ConfigError(
         f"rank_by is {config.rank_by!r}, but {type(model).__name__} does not have the scores "
         "for it; choose another of generative, dense and both"
@@ -170,14 +174,14 @@ def make_ranker(
 
 
 def _rank_in_batches(
-    model: RankingModel,
+    ranker: GenerativeRanker | DenseRanker | BothRanker,
     search: Answer,
     histories: Histories,
     k: int,
     batch_size: int,
-    device: torch.device | str,
 ) -> Ranking:
     """Answer all users, those with histories of like length together; the result is on the CPU."""
+    model: RankingModel = ranker.model
     lengths = histories.offsets.diff().clamp(max=model.max_history)
     users_by_length = lengths.argsort(stable=True, descending=True)
     batches = torch.split(users_by_length, batch_size) if len(lengths) else ()
@@ -189,9 +193,9 @@ def _rank_in_batches(
     was_training = model.training
     model.train(False)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(ranker.precision, ranker.device):
             for users in shown:
-                batch = _take(histories, users).to(device)
+                batch = _take(histories, users).to(ranker.device)
                 found = search(batch, *batch.latest(model.max_history))
                 ranked[users] = found.items.cpu()
                 scores[users] = _numbers(found.scores).float().cpu()

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from bbqrec.precision import full_product
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.tables import Catalog
 from bbqrec.semantic_ids import PAD_TOKEN
@@ -71,11 +72,11 @@ class CodeEmbedding(nn.Module):
         self, hidden: Float[Tensor, "*shape dim"], level: int
     ) -> Float[Tensor, "*shape code"]:
         """Log-probabilities of one level's codes under the normalization of the config."""
+        start, size = self.offsets[level], self.sizes[level]
         hidden = hidden * self.output_scale
         if self.normalize == "level":
-            return self._level_logits(hidden, level).log_softmax(-1, torch.float32)
-        scores = (hidden @ self.weight.T).log_softmax(-1, torch.float32)
-        return scores[..., self.offsets[level] : self.offsets[level] + self.sizes[level]]
+            return full_product(hidden, self.weight[start : start + size]).log_softmax(-1)
+        return full_product(hidden, self.weight).log_softmax(-1)[..., start : start + size]
 
     def _level_logits(self, hidden: Tensor, level: int) -> Tensor:
         start = self.offsets[level]

@@ -157,8 +157,11 @@ class OnePassRecommender(SequenceModel):
         states = state_at(self._encode(items), lengths[:, None])[:, 0]
         every_row = torch.arange(histories.num_users, device=items.device)
         evidence = self.evidence(histories, every_row, histories.offsets.diff())
-        user_states, table = self._user_states(states), self.output_table()
-        return dense_logits(user_states, table, self.dense_biases(), evidence).log_softmax(-1)
+        # In full precision always: in half of it items would tie.
+        with torch.autocast(states.device.type, enabled=False):
+            user_states, table = self._user_states(states.float()), self.output_table()
+            logits = dense_logits(user_states, table, self.dense_biases(), evidence)
+        return logits.log_softmax(-1)
 
     def dense_biases(self) -> dict[str, Tensor]:
         """The learned tables that `dense_logits` adds to the product of the vectors."""
