@@ -12,13 +12,21 @@ NUM_ROWS = 499
 
 
 def random_ids(
-    num_items: int, codebook_sizes: tuple[int, ...], *, seed: int, unique: bool = False
+    num_items: int,
+    codebook_sizes: tuple[int, ...],
+    *,
+    seed: int,
+    unique: bool = False,
+    skew: int = 1,
 ) -> SemanticIds:
-    """Codes drawn at random (so that small codebooks give collisions), or without repetition."""
+    """Codes drawn at random (so that small codebooks give collisions), or without repetition.
+
+    With `skew` low codes are more frequent than high ones, so that nodes differ in width.
+    """
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.tensor(codebook_sizes)
     if not unique:
-        codes = torch.rand((num_items, len(sizes)), generator=generator) * sizes
+        codes = torch.rand((num_items, len(sizes)), generator=generator) ** skew * sizes
         return SemanticIds(codes.long(), codebook_sizes)
     number = torch.randperm(int(sizes.prod()), generator=generator)[:num_items]
     columns = []

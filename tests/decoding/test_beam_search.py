@@ -35,8 +35,11 @@ def test_a_beam_as_wide_as_the_catalog_is_exhaustive(
 
 @settings(deadline=None, max_examples=60)
 @given(
-    num_items=st.integers(1, 60),
-    codebook_sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple),
+    num_items=st.integers(1, 150),
+    codebook_sizes=st.lists(st.sampled_from([1, 2, 3, 4, 5, 90]), min_size=1, max_size=4).map(
+        tuple
+    ),
+    skew=st.sampled_from([1, 5]),
     seed=st.integers(0, 10_000),
     width=st.integers(1, 12),
     k=st.integers(1, 20),
@@ -47,6 +50,7 @@ def test_a_beam_as_wide_as_the_catalog_is_exhaustive(
 def test_the_search_equals_a_slow_search_one_user_at_a_time(
     num_items: int,
     codebook_sizes: tuple[int, ...],
+    skew: int,
     seed: int,
     width: int,
     k: int,
@@ -54,7 +58,7 @@ def test_the_search_equals_a_slow_search_one_user_at_a_time(
     share_excluded: float,
     share_allowed: float,
 ) -> None:
-    ids = random_ids(num_items, codebook_sizes, seed=seed)
+    ids = random_ids(num_items, codebook_sizes, seed=seed, skew=skew)
     generator = torch.Generator().manual_seed(seed)
     is_excluded = torch.rand((3, num_items), generator=generator) < share_excluded
     allowed = torch.rand(num_items, generator=generator) < share_allowed

@@ -1,6 +1,8 @@
 from collections import defaultdict
 
+import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_models import random_ids
@@ -28,6 +30,7 @@ def prefixes(index: PrefixIndex) -> list[list[tuple[int, ...]]]:
     """The prefix at every node of every level, read by walking the index from its root."""
     found: list[list[tuple[int, ...]]] = [[()]]
     for level in index.levels:
+        assert 0 < level.window <= min(32, level.fan_out)
         bounds, codes = level.first_edge.tolist(), level.codes.tolist()
         assert bounds[0] == 0
         assert bounds[-1] == len(codes)
@@ -60,25 +63,78 @@ def test_the_index_is_the_trie_of_the_catalog_and_nothing_else(
 
 @settings(deadline=None, max_examples=50)
 @given(num_items, codebook_sizes, seeds, st.data())
-def test_restricting_equals_building_from_the_allowed_items_alone(
+def test_an_edge_is_open_when_an_allowed_item_lies_behind_it(
     num_items: int, codebook_sizes: tuple[int, ...], seed: int, data: st.DataObject
 ) -> None:
     ids = random_ids(num_items, codebook_sizes, seed=seed)
-    flags = data.draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
-    allowed = torch.tensor(flags)
+    one, other = (
+        data.draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids))) for _ in range(2)
+    )
+    allowed = [a and b for a, b in zip(one, other, strict=True)]
 
-    index = PrefixIndex.build(ids).restrict(allowed)
+    index = PrefixIndex.build(ids).restrict(torch.tensor(one)).restrict(torch.tensor(other))
 
-    expected = PrefixIndex.build(SemanticIds(ids.codes[allowed], ids.codebook_sizes))
-    kept = allowed.nonzero().squeeze(1)
-    assert index.items.tolist() == kept[expected.items].tolist()
+    assert len(index) == sum(allowed)
     assert index.num_items == len(ids)
-    assert (index.places >= 0).tolist() == flags
+    assert (index.places >= 0).tolist() == allowed
+    nodes = prefixes(index)
+    for depth, level in enumerate(index.levels[:-1], start=1):
+        below = items_below(ids, depth)
+        expected = [any(allowed[item] for item in below[prefix]) for prefix in nodes[depth]]
+        assert level.is_open.tolist() == expected
+    assert index.levels[-1].is_open.tolist() == [allowed[i] for i in index.items.tolist()]
+
+
+@pytest.mark.parametrize("share_allowed", [None, 0.7])
+@pytest.mark.parametrize("skew", [1, 6])
+def test_the_windows_below_a_node_hold_its_open_children_each_once(
+    share_allowed: float | None, skew: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    codes = (torch.rand((3000, 3), generator=generator) ** skew * 200).long()
+    index = PrefixIndex.build(SemanticIds(codes, (200, 200, 200)))
+    if share_allowed is not None:
+        index = index.restrict(torch.rand(3000, generator=generator) < share_allowed)
+    for level in index.levels:
+        nodes = torch.randint(level.num_nodes, (4, 9), generator=generator)
+        bounds, is_open = level.first_edge.tolist(), level.is_open.tolist()
+        codes_of = level.codes.tolist()
+
+        below = level.below(nodes)
+
+        found = defaultdict(list)
+        for user, row, slot in (~below.is_closed).nonzero().tolist():
+            edge = int(below.first_edge[user, row]) + slot
+            found[user, int(below.beam[user, row])].append(edge)
+            assert below.codes[user, row, slot] == codes_of[edge]
+        for user, beams in enumerate(nodes.tolist()):
+            for beam, node in enumerate(beams):
+                expected = [e for e in range(bounds[node], bounds[node + 1]) if is_open[e]]
+                assert found[user, beam] == expected
+                assert level.num_open_children(torch.tensor([node])).tolist() == [len(expected)]
+
+
+@settings(deadline=None, max_examples=50)
+@given(num_items, st.integers(1, 40), codebook_sizes, seeds, st.booleans())
+def test_adding_items_equals_building_with_them(
+    num_old: int, num_new: int, codebook_sizes: tuple[int, ...], seed: int, is_restricted: bool
+) -> None:
+    ids = random_ids(num_old + num_new, codebook_sizes, seed=seed)
+    allowed = torch.rand(num_old, generator=torch.Generator().manual_seed(seed)) < 0.6
+    old = PrefixIndex.build(SemanticIds(ids.codes[:num_old], codebook_sizes))
+    expected = PrefixIndex.build(ids)
+    if is_restricted and not allowed.all():
+        old = old.restrict(allowed)
+        expected = expected.restrict(F.pad(allowed, (0, num_new), value=True))
+
+    index = old.add(ids.codes[num_old:])
+
+    assert index.items.tolist() == expected.items.tolist()
+    assert (index.num_items, len(index)) == (expected.num_items, len(expected))
     for level, expected_level in zip(index.levels, expected.levels, strict=True):
-        assert level.codes.tolist() == expected_level.codes.tolist()
-        assert level.fan_out == expected_level.fan_out
-        if any(flags):  # without items, the root of one exists and that of the other does not
-            assert level.first_edge.tolist() == expected_level.first_edge.tolist()
+        assert (level.fan_out, level.window) == (expected_level.fan_out, expected_level.window)
+        for tensor, wanted in zip(level.tensors(), expected_level.tensors(), strict=True):
+            assert tensor.tolist() == wanted.tolist()
 
 
 @settings(deadline=None, max_examples=50)
@@ -98,12 +154,11 @@ def test_an_edge_is_blocked_when_only_excluded_items_lie_behind_it(
 
     nodes = prefixes(index)
     for depth, level in enumerate(blocked):
-        edges = index.levels[depth].first_edge[level.nodes] + level.slots
         is_last = depth == ids.num_levels - 1
         names = index.items.tolist() if is_last else nodes[depth + 1]
         found = sorted(
             (user, names[edge])
-            for user, edge in zip(level.users.tolist(), edges.tolist(), strict=True)
+            for user, edge in zip(level.users.tolist(), level.edges.tolist(), strict=True)
         )
         below = items_below(ids, depth + 1)
         reachable = {name: {i for i in items if allowed[i]} for name, items in below.items()}
@@ -124,7 +179,7 @@ def test_a_code_takes_one_byte_where_the_codebook_allows_it() -> None:
     index = PrefixIndex.build(ids)
 
     assert [level.codes.element_size() for level in index.levels] == [1, 1, 1, 2]
-    assert index.num_bytes / len(ids) < 20
+    assert index.num_bytes / len(ids) < 16
 
 
 def test_an_index_already_on_its_device_is_not_copied() -> None:

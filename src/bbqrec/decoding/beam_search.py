@@ -1,5 +1,7 @@
 """The best items of each user, found code by code among the items that exist."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -42,21 +44,24 @@ def beam_search(
     blocked = index.blocked_by(excluded) if excluded is not None else None
     last = len(index.levels) - 1
     for depth, level in enumerate(index.levels):
-        children = level.children(nodes)
-        totals = scores[..., None] + log_probs.gather(2, children.codes).float()
-        totals.masked_fill_(children.is_padding, -torch.inf)  # (batch, beam, child)
+        below = level.below(nodes)
+        first_code = (below.beam * log_probs.shape[2])[..., None]
+        totals = log_probs.flatten(1).gather(1, (first_code + below.codes).flatten(1)).float()
+        totals = totals.view(below.codes.shape) + scores.gather(1, below.beam)[..., None]
+        totals.masked_fill_(below.is_closed, -torch.inf)  # (batch, row, slot)
         if blocked is not None:
-            _close(totals, nodes, blocked[depth])
+            _close(totals, below.first_edge, blocked[depth])
 
         width = min(k if depth == last else beam_width, level.num_edges, totals[0].numel())
         order = index.items if depth == last else None
-        chosen = _best(totals, children.first_edge, width, order)  # (batch, beam)
-        parents, slots = chosen // level.fan_out, chosen % level.fan_out
+        chosen = _best(totals, below.first_edge, width, order)  # (batch, beam)
+        row, slot = chosen // level.window, chosen % level.window
         scores = totals.flatten(1).gather(1, chosen)
         # Only a place of padding can lie past the last edge; its score is -inf.
-        nodes = (children.first_edge.gather(1, parents) + slots).clamp(max=level.num_edges - 1)
+        nodes = (below.first_edge.gather(1, row) + slot).clamp(max=level.num_edges - 1)
         if depth < last:
-            log_probs = session.extend(parents, children.codes.flatten(1).gather(1, chosen))
+            codes = below.codes.flatten(1).gather(1, chosen)
+            log_probs = session.extend(below.beam.gather(1, row), codes)
 
     items, by_item = index.items[nodes].long().sort(dim=1)
     scores, by_score = scores.gather(1, by_item).sort(dim=1, descending=True, stable=True)
@@ -66,30 +71,34 @@ def beam_search(
 
 
 def _close(
-    totals: Float[Tensor, "batch beam child"], nodes: Int[Tensor, "batch beam"], blocked: Blocked
+    totals: Float[Tensor, "batch row slot"],
+    first_edge: Int[Tensor, "batch row"],
+    blocked: Blocked,
 ) -> None:
-    """Give -inf to the children that are closed to their user."""
-    entry, beam = (nodes[blocked.users] == blocked.nodes[:, None]).nonzero(as_tuple=True)
-    totals[blocked.users[entry], beam, blocked.slots[entry]] = -torch.inf
+    """Give -inf to the edges that are closed to their user."""
+    slot = blocked.edges[:, None] - first_edge[blocked.users]  # (entry, row)
+    entry, row = ((slot >= 0) & (slot < totals.shape[2])).nonzero(as_tuple=True)
+    totals[blocked.users[entry], row, slot[entry, row]] = -torch.inf
 
 
 def _best(
-    totals: Float[Tensor, "batch beam child"],
-    first_edge: Int[Tensor, "batch beam"],
+    totals: Float[Tensor, "batch row slot"],
+    first_edge: Int[Tensor, "batch row"],
     width: int,
     order: Int[Tensor, " edge"] | None,
 ) -> Int[Tensor, "batch chosen"]:
-    """Places (in beam x child) of the highest scores; among equals the lowest edges win.
+    """Places (in row x slot) of the highest scores; among equals the lowest edges win.
 
     Args:
         order: what to compare in place of the edges' own numbers.
     """
     scores = totals.flatten(1)
-    top = scores.topk(min(width + 1, scores.shape[1]), dim=1)
-    lowest, next_best = top.values[:, width - 1], top.values[:, -1]
-    is_tie = (lowest == next_best) & (next_best > -torch.inf)
-    if width == scores.shape[1] or not is_tie.any():
-        return top.indices[:, :width]
+    if width == scores.shape[1]:
+        return torch.arange(width, device=scores.device).expand_as(scores)
+    top = _highest(totals, width + 1)
+    lowest, next_best = top.scores[:, -2], top.scores[:, -1]
+    if not ((lowest == next_best) & (next_best > -torch.inf)).any():
+        return top.places[:, :-1]
     # `topk` breaks ties as it likes, so pack score and order into one integer: the bits of a
     # float32, with those of a negative number flipped, sort as the number does. NaN comes first,
     # as in `topk`, so that a broken model shows instead of being pruned.
@@ -100,3 +109,22 @@ def _best(
     sortable = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
     sortable.masked_fill_(scores.isnan(), 0x7FFFFFFF)
     return ((sortable << 32) - rank).topk(width, dim=1).indices
+
+
+class Highest(NamedTuple):
+    """Scores in falling order, and where they stand (in row x slot)."""
+
+    scores: Float[Tensor, "batch chosen"]
+    places: Int[Tensor, "batch chosen"]
+
+
+def _highest(totals: Float[Tensor, "batch row slot"], width: int) -> Highest:
+    """`topk` over row x slot. Of many rows only the best can matter: a score among the highest
+    stands in one of the `width` rows with the highest maxima."""
+    slots = totals.shape[2]
+    if totals.shape[1] <= 2 * width or slots == 1:
+        return Highest(*totals.flatten(1).topk(width, dim=1))
+    rows = totals.amax(2).topk(width, dim=1).indices  # (batch, row)
+    found = totals.gather(1, rows[..., None].expand(-1, -1, slots)).flatten(1).topk(width, dim=1)
+    rows = rows.gather(1, found.indices // slots)
+    return Highest(found.values, rows * slots + found.indices % slots)

@@ -24,7 +24,7 @@ def score_every_item(session: CodeScorer, index: PrefixIndex) -> Float[Tensor, "
         if depth + 1 < len(index.levels):
             log_probs = session.extend(parents.expand(batch, -1), codes.expand(batch, -1))
     table = torch.full((batch, index.num_items), -torch.inf, device=device)
-    table[:, index.items] = scores
+    table[:, index.items.long()] = scores.masked_fill(~index.levels[-1].is_open, -torch.inf)
     return table
 
 

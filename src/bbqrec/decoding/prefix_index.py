@@ -6,70 +6,26 @@ states is needed. The last level has one edge per item, in order of code and the
 items that share a semantic ID are neighbors with equal codes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int, Int32, Integer
+from jaxtyping import Bool, Int, Int32
 from torch import Tensor
 
+from bbqrec.decoding.level import Level
 from bbqrec.ranking import Histories
 from bbqrec.semantic_ids import SemanticIds
 
 
-class Level(NamedTuple):
-    """The edges from one level's nodes to the next: node n has first_edge[n]:first_edge[n + 1].
-
-    Args:
-        padded_codes: the code of each edge, one byte where the codebook allows it, then `fan_out`
-            zeros, so that a window of that width may begin at any edge.
-        fan_out: the most edges that leave one node.
-    """
-
-    padded_codes: Integer[Tensor, " padded_edge"]
-    first_edge: Int32[Tensor, " node_plus_one"]
-    fan_out: int
-
-    @property
-    def num_edges(self) -> int:
-        return self.padded_codes.shape[0] - self.fan_out
-
-    @property
-    def num_nodes(self) -> int:
-        return self.first_edge.shape[0] - 1
-
-    @property
-    def codes(self) -> Integer[Tensor, " edge"]:
-        return self.padded_codes[: self.num_edges]
-
-    def children(self, nodes: Int[Tensor, "batch beam"]) -> "Children":
-        """The edges below the given nodes, each padded to `fan_out` places."""
-        first_edge = self.first_edge[nodes]
-        # A view of overlapping windows: selecting rows of it copies runs of codes, which is many
-        # times faster than looking up every edge by its number.
-        windows = self.padded_codes.unfold(0, self.fan_out, 1)
-        codes = windows.index_select(0, first_edge.flatten()).view(*nodes.shape, -1)
-        slots = torch.arange(self.fan_out, dtype=torch.int32, device=nodes.device)
-        num_children = self.first_edge[nodes + 1] - first_edge
-        return Children(first_edge, codes.long(), slots >= num_children[..., None])
-
-
-class Children(NamedTuple):
-    """What can follow each beam; places in `is_padding` hold codes of other nodes."""
-
-    first_edge: Int[Tensor, "batch beam"]
-    codes: Int[Tensor, "batch beam child"]
-    is_padding: Bool[Tensor, "batch beam child"]
-
-
 class Blocked(NamedTuple):
-    """Edges of one level that are closed to single users: the `slots`-th child of `nodes`."""
+    """Edges of one level that are closed to single users."""
 
     users: Int[Tensor, " entry"]
-    nodes: Int[Tensor, " entry"]
-    slots: Int[Tensor, " entry"]
+    edges: Int[Tensor, " entry"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,67 +35,110 @@ class PrefixIndex:
     Args:
         items: the item at each edge of the last level.
         num_items: size of the whole catalog, which item numbers refer to.
+        num_open: how many of the items may be found.
     """
 
     levels: tuple[Level, ...]
     items: Int32[Tensor, " edge"]
     num_items: int
+    num_open: int
 
     @classmethod
     def build(cls, ids: SemanticIds) -> "PrefixIndex":
-        """Sort the table level by level; O(items x levels), vectorized."""
+        """One radix sort per level, then one pass per level; all vectorized."""
+        columns = [
+            column.numpy().astype(_smallest_dtype(size))
+            for column, size in zip(ids.codes.T, ids.codebook_sizes, strict=True)
+        ]
+        items = torch.from_numpy(np.lexsort(columns[::-1]).astype(np.int32))  # stable
         levels: list[Level] = []
-        node = torch.zeros(len(ids), dtype=torch.int64)  # each item's prefix so far
-        num_nodes = 1
-        for column, codebook_size in zip(ids.codes.T, ids.codebook_sizes, strict=True):
-            key = node * codebook_size + column
+        begins_node = torch.zeros(len(ids), dtype=torch.bool)  # in the order of the sort
+        begins_node[:1] = True
+        for column in columns:
+            codes = torch.from_numpy(column[items.numpy()])
             if len(levels) + 1 < ids.num_levels:
-                edges, node = key.unique(return_inverse=True)
+                begins_edge = begins_node.clone()
+                begins_edge[1:] |= codes[1:] != codes[:-1]
             else:
-                edges, items = key.sort(stable=True)
-            num_children = torch.bincount(edges // codebook_size, minlength=num_nodes)
-            codes = (edges % codebook_size).to(_smallest_dtype(codebook_size))
-            levels.append(_level(codes, F.pad(num_children.cumsum(0), (1, 0))))
-            num_nodes = len(edges)
-        return cls(tuple(levels), items.int(), len(ids))
+                begins_edge = torch.ones_like(begins_node)
+            begins = begins_edge.nonzero()[:, 0]
+            # The number of a node's first edge: how many edges begin before the node does.
+            first_edge = begins_node[begins].nonzero()[:, 0]
+            levels.append(Level.of(codes[begins], F.pad(first_edge, (0, 1), value=len(begins))))
+            begins_node = begins_edge
+        return cls(tuple(levels), items, len(ids), len(ids))
 
     def __len__(self) -> int:
         """How many items can be found."""
-        return self.items.shape[0]
+        return self.num_open
 
     @property
     def num_bytes(self) -> int:
-        tensors = [tensor for level in self.levels for tensor in level[:2]]
-        return sum(tensor.numel() * tensor.element_size() for tensor in [*tensors, self.items])
+        """Memory of the levels; the table of items takes 4 bytes for each of them on top."""
+        tensors = [tensor for level in self.levels for tensor in level.tensors()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     @cached_property
-    def places(self) -> Int[Tensor, " item"]:
-        """The last-level edge of every item of the catalog, -1 for items that are not here."""
+    def places(self) -> Int32[Tensor, " item"]:
+        """The last-level edge of every item of the catalog, -1 for items that are not open."""
+        place = torch.arange(len(self.items), dtype=torch.int32, device=self.items.device)
+        if self.num_open < len(place):
+            place = place.masked_fill(~self.levels[-1].is_open, -1)
         places = self.items.new_full((self.num_items,), -1)
-        places[self.items] = torch.arange(len(self), dtype=torch.int32, device=self.items.device)
+        places[self.items] = place
         return places
 
     def to(self, device: torch.device | str) -> "PrefixIndex":
         items = self.items.to(device)
         if items is self.items:
             return self
-        levels = tuple(
-            Level(level.padded_codes.to(device), level.first_edge.to(device), level.fan_out)
-            for level in self.levels
-        )
-        return PrefixIndex(levels, items, self.num_items)
+        return replace(self, levels=tuple(level.to(device) for level in self.levels), items=items)
 
     def restrict(self, allowed: Bool[Tensor, " item"]) -> "PrefixIndex":
-        """The index of the allowed items alone: what leads only to others is gone."""
-        keep = allowed.to(self.items.device)[self.items]  # edges
-        items = self.items[keep]
+        """The index of those of its items that are allowed: what leads only to others is closed.
+
+        Arrays are shared with this index; a restricted one has a bit per edge of its own.
+        """
+        is_open = allowed.to(self.items.device)[self.items]  # (edge,)
+        if self.num_open < len(self.items):
+            is_open = is_open & self.levels[-1].is_open
+        num_open = int(is_open.count_nonzero())
         levels: list[Level] = []
         for level in reversed(self.levels):
-            first_edge = F.pad(keep.cumsum(0), (1, 0))[level.first_edge]
-            codes = level.codes[keep]
-            keep = first_edge.diff() > 0  # nodes, which are the edges of the level above
-            levels.append(_level(codes, torch.cat([first_edge[:-1][keep], first_edge[-1:]])))
-        return PrefixIndex(tuple(reversed(levels)), items, self.num_items)
+            levels.append(level.only(is_open))
+            before = F.pad(is_open.cumsum(0, dtype=torch.int32), (1, 0))
+            is_open = before[level.first_edge].diff() > 0  # nodes: the edges of the level above
+        return replace(self, levels=tuple(reversed(levels)), num_open=num_open)
+
+    def add(self, codes: Int[Tensor, "new level"]) -> "PrefixIndex":
+        """The index with further items, numbered after the last; on the CPU.
+
+        Copies the index once; only the new codes are sorted. Items that are not open stay so.
+        """
+        order = torch.from_numpy(np.lexsort(codes.T.flip(0).numpy()))
+        node = torch.zeros_like(order)  # each new item's prefix so far
+        number = torch.zeros(1, dtype=torch.int64)  # what this level's old nodes are called now
+        num_nodes = 1
+        levels: list[Level] = []
+        for level, column in zip(self.levels, codes[order].T, strict=True):
+            bound = int(torch.cat([level.codes.long(), column]).max()) + 1
+            old = torch.repeat_interleave(number, level.first_edge.diff()) * bound + level.codes
+            wanted = node * bound + column
+            added = wanted
+            if len(levels) + 1 < len(self.levels):
+                added = wanted.unique_consecutive()
+                added = added[~torch.isin(added, old, assume_unique=True)]
+            keys, is_new = _merge(old, added)
+            first_edge = torch.searchsorted(keys // bound, torch.arange(num_nodes + 1))
+            levels.append(Level.of((keys % bound).to(level.codes.dtype), first_edge))
+            node, number = torch.searchsorted(keys, wanted), (~is_new).nonzero()[:, 0]
+            num_nodes = len(keys)
+        items = torch.empty(num_nodes, dtype=torch.int32)
+        items[is_new], items[~is_new] = (self.num_items + order).int(), self.items
+        found = PrefixIndex(tuple(levels), items, self.num_items + len(codes), len(items))
+        if self.num_open == len(self.items):
+            return found
+        return found.restrict(F.pad(self.places >= 0, (0, len(codes)), value=True))
 
     def blocked_by(self, excluded: Histories) -> list[Blocked]:
         """What is closed, per level, to users who must not get the items given for each.
@@ -149,27 +148,35 @@ class PrefixIndex:
         """
         edges = self.places[excluded.items].long()
         is_here = edges >= 0
-        pairs = torch.unique((excluded.rows() * len(self) + edges)[is_here])
-        users, edges = pairs // len(self), pairs % len(self)
+        pairs = torch.unique((excluded.rows() * len(self.items) + edges)[is_here])
+        users, edges = pairs // len(self.items), pairs % len(self.items)
         blocked: list[Blocked] = []
         for level in reversed(self.levels):
+            blocked.append(Blocked(users, edges))
             nodes = torch.searchsorted(level.first_edge, edges.int(), right=True) - 1
-            blocked.append(Blocked(users, nodes, edges - level.first_edge[nodes]))
             pairs, num_closed = torch.unique_consecutive(
                 users * level.num_nodes + nodes, return_counts=True
             )
             users, nodes = pairs // level.num_nodes, pairs % level.num_nodes
-            is_closed = num_closed == level.first_edge.diff()[nodes]
+            is_closed = num_closed == level.num_open_children(nodes)
             users, edges = users[is_closed], nodes[is_closed]
         return blocked[::-1]
 
 
-def _level(codes: Tensor, first_edge: Tensor) -> Level:
-    fan_out = int(first_edge.diff().max()) if first_edge.shape[0] > 1 else 0
-    return Level(F.pad(codes, (0, fan_out)), first_edge.int(), fan_out)
+def _merge(
+    old: Int[Tensor, " old"], added: Int[Tensor, " new"]
+) -> tuple[Int[Tensor, " edge"], Bool[Tensor, " edge"]]:
+    """Two sorted lists as one, of equals the old ones first, and which entries are new."""
+    place = torch.searchsorted(old, added, right=True) + torch.arange(len(added))
+    is_new = torch.zeros(len(old) + len(added), dtype=torch.bool)
+    is_new[place] = True
+    keys = torch.empty(len(is_new), dtype=torch.int64)
+    keys[is_new], keys[~is_new] = added, old
+    return keys, is_new
 
 
-def _smallest_dtype(codebook_size: int) -> torch.dtype:
+def _smallest_dtype(codebook_size: int) -> type[np.unsignedinteger | np.signedinteger]:
+    """A type that holds the codes; for one or two bytes numpy sorts by radix."""
     if codebook_size <= 2**8:
-        return torch.uint8
-    return torch.int16 if codebook_size <= 2**15 else torch.int32
+        return np.uint8
+    return np.int16 if codebook_size <= 2**15 else np.int32

@@ -1,0 +1,126 @@
+"""One level of the prefix index: which codes may follow each prefix of one length."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int, Int32, Integer
+from torch import Tensor
+
+MAX_WINDOW = 32  # edges; also the width of the words that say which edges are open
+
+
+class Windows(NamedTuple):
+    """What can follow each beam, in runs of neighboring edges of equal length.
+
+    A beam with many children has several rows, so that one wide node does not set the cost of
+    all. Places in `is_closed` hold codes of other nodes, or of edges that are not open.
+    """
+
+    beam: Int[Tensor, "batch row"]
+    first_edge: Int[Tensor, "batch row"]
+    codes: Int[Tensor, "batch row slot"]
+    is_closed: Bool[Tensor, "batch row slot"]
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """The edges from one level's nodes to the next: node n has first_edge[n]:first_edge[n + 1].
+
+    Args:
+        padded_codes: the code of each edge, one byte where the codebook allows it, then `window`
+            zeros, so that a window may begin at any edge.
+        fan_out: the most edges that leave one node.
+        window: edges that are read at once.
+        open_bits: a bit per edge, 0 where nothing allowed lies behind it; None: all are open.
+    """
+
+    padded_codes: Integer[Tensor, " padded_edge"]
+    first_edge: Int32[Tensor, " node_plus_one"]
+    fan_out: int
+    window: int
+    open_bits: Int32[Tensor, " word"] | None = None
+
+    @classmethod
+    def of(cls, codes: Integer[Tensor, " edge"], first_edge: Int[Tensor, " bound"]) -> "Level":
+        """A level in which all edges are open."""
+        num_children = first_edge.diff().double()
+        fan_out = int(num_children.max()) if len(num_children) else 0
+        # What a beam meets is rather the wide nodes: the mean over edges, not over nodes.
+        usual = float(num_children.square().sum()) / max(1, len(codes))
+        window = min(fan_out, MAX_WINDOW, 1 << int(max(1.0, usual) - 1).bit_length())
+        return cls(F.pad(codes, (0, window)), first_edge.int(), fan_out, window)
+
+    @property
+    def num_edges(self) -> int:
+        return self.padded_codes.shape[0] - self.window
+
+    @property
+    def num_nodes(self) -> int:
+        return self.first_edge.shape[0] - 1
+
+    @property
+    def codes(self) -> Integer[Tensor, " edge"]:
+        return self.padded_codes[: self.num_edges]
+
+    @property
+    def is_open(self) -> Bool[Tensor, " edge"]:
+        if self.open_bits is None:
+            return torch.ones(self.num_edges, dtype=torch.bool, device=self.first_edge.device)
+        bit = torch.arange(MAX_WINDOW, device=self.open_bits.device)
+        return ((self.open_bits[:, None] >> bit) & 1).flatten()[: self.num_edges].bool()
+
+    def only(self, is_open: Bool[Tensor, " edge"]) -> "Level":
+        """The same edges, of which these are open."""
+        # One word more than needed: the window from the last edge reads two.
+        missing = -len(is_open) % MAX_WINDOW + MAX_WINDOW
+        bits = F.pad(is_open, (0, missing)).view(-1, MAX_WINDOW).int()
+        bit = torch.arange(MAX_WINDOW, dtype=torch.int32, device=is_open.device)
+        words = (bits << bit).sum(1, dtype=torch.int32)
+        return Level(self.padded_codes, self.first_edge, self.fan_out, self.window, words)
+
+    def to(self, device: torch.device | str) -> "Level":
+        words = None if self.open_bits is None else self.open_bits.to(device)
+        codes, first_edge = self.padded_codes.to(device), self.first_edge.to(device)
+        return Level(codes, first_edge, self.fan_out, self.window, words)
+
+    def tensors(self) -> list[Tensor]:
+        bits = [] if self.open_bits is None else [self.open_bits]
+        return [self.padded_codes, self.first_edge, *bits]
+
+    def below(self, nodes: Int[Tensor, "batch beam"]) -> Windows:
+        """The edges below the given nodes."""
+        first, end = self.first_edge[nodes].long(), self.first_edge[nodes + 1].long()
+        beam = torch.arange(nodes.shape[1], device=nodes.device).expand_as(nodes)
+        if self.fan_out > self.window:
+            num_rows = (end - first + self.window - 1) // self.window
+            last_row = num_rows.cumsum(1)
+            row = torch.arange(int(last_row[:, -1].max()), device=nodes.device)
+            row = row.expand(len(nodes), -1).contiguous()
+            beam = torch.searchsorted(last_row, row, right=True)
+            is_used = beam < nodes.shape[1]  # users with fewer rows than others have spare ones
+            beam = beam.clamp(max=nodes.shape[1] - 1)
+            row = row - (last_row - num_rows).gather(1, beam)
+            first = (first.gather(1, beam) + row * self.window) * is_used
+            end = end.gather(1, beam) * is_used
+        # A view of overlapping windows: selecting rows of it copies runs of codes, which is many
+        # times faster than looking up every edge by its number.
+        windows = self.padded_codes.unfold(0, self.window, 1)
+        codes = windows.index_select(0, first.flatten()).view(*first.shape, self.window)
+        slot = torch.arange(self.window, device=nodes.device)
+        is_closed = slot >= (end - first)[..., None]
+        if self.open_bits is not None:
+            word = first // MAX_WINDOW
+            low = self.open_bits[word].long() & 0xFFFFFFFF
+            bits = (low | (self.open_bits[word + 1].long() << 32)) >> (first % MAX_WINDOW)
+            is_closed |= (bits[..., None] >> slot) & 1 == 0
+        return Windows(beam, first, codes.long(), is_closed)
+
+    def num_open_children(self, nodes: Int[Tensor, " node"]) -> Int[Tensor, " node"]:
+        """How many open edges leave each of the given nodes."""
+        if self.open_bits is None or not len(nodes):
+            return (self.first_edge[nodes + 1] - self.first_edge[nodes]).long()
+        below = self.below(nodes[None])
+        num_open = (~below.is_closed[0]).sum(1)
+        return torch.zeros_like(nodes).index_add(0, below.beam[0], num_open)
