@@ -20,7 +20,7 @@ import workload
 from bbqrec.decoding import PrefixIndex, beam_search
 from bbqrec.precision import Precision, autocast
 from bbqrec.ranking import Ranking
-from bbqrec.recommender import RecommenderConfig, SequenceModel
+from bbqrec.recommender import SequenceModel
 from bbqrec.semantic_ids import SemanticIds
 
 BATCH = 32
@@ -76,20 +76,6 @@ def check_equality(baseline: Baseline, index: PrefixIndex, beam_width: int) -> N
         torch.testing.assert_close(found.scores, scores, atol=1e-4, rtol=1e-4)
 
 
-def needed_flops(config: RecommenderConfig, places: int, beam_width: int, tokens: int) -> float:
-    """Arithmetic of one user: encoder, keys and values of its places, one root and the beams."""
-    width, inner = config.d_model, config.num_heads * config.head_dim
-    rows = 1 + 3 * beam_width
-    attention, feed_forward = 8 * width * inner, 4 * width * config.d_ff
-    encoder = places * (attention + feed_forward + 4 * places * inner)
-    flops = config.num_encoder_layers * encoder + rows * 2 * width * tokens
-    if config.decoder == "light":
-        return float(flops + rows * feed_forward)
-    memory = places * 4 * width * inner
-    step = attention + 4 * width * inner + feed_forward + 4 * places * inner
-    return float(flops + config.num_decoder_layers * (memory + rows * step))
-
-
 def agreement(one: Ranking, other: Ranking, k: int = 10) -> float:
     """Share of the ten best items that two answers have in common."""
     is_same = one.items[:, :k, None] == other.items[:, None, :k]
@@ -130,7 +116,7 @@ def main() -> None:
             if name in MODELS:
                 config = MODELS[name]
                 places = 81 if config.form == "paper" else 21
-                flops = BATCH * needed_flops(config, places, beam_width, ids.num_tokens)
+                flops = BATCH * workload.flops(config, places, 1 + 3 * beam_width)
                 floor_s = report.floor_s(flops, precision)
                 row["share_of_floor"] = rounds.rounded(floor_s / statistics.median(taken))
             if precision == "bf16":

@@ -74,3 +74,21 @@ def random_model(
             tables, items.flatten().numpy(), offsets.numpy(), config, generator
         )
     return build_recommender(config, tables, edges).eval()
+
+
+def flops(config: RecommenderConfig, places: int, rows: int) -> float:
+    """Arithmetic that one user needs: the encoder, and `rows` tokens through the decoder.
+
+    Args:
+        places: tokens or items that the encoder reads.
+    """
+    width, inner = config.d_model, config.num_heads * config.head_dim
+    num_tokens = 2 + NUM_LEVELS * CODEBOOK_SIZE
+    attention, feed_forward = 8 * width * inner, 4 * width * config.d_ff
+    encoder = places * (attention + feed_forward + 4 * places * inner)
+    total = config.num_encoder_layers * encoder + rows * 2 * width * num_tokens
+    if config.decoder == "light":
+        return float(total + rows * feed_forward)
+    memory = places * 4 * width * inner
+    row = attention + 4 * width * inner + feed_forward + 4 * places * inner
+    return float(total + config.num_decoder_layers * (memory + rows * row))

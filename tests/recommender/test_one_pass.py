@@ -228,3 +228,14 @@ def test_the_dot_product_ranks_by_the_vectors_as_they_are() -> None:
     after_row_1 = int((TARGETS[:2] >= 0).sum()) - 1
     torch.testing.assert_close(model.dense_scores(RAGGED)[1], logits[after_row_1].log_softmax(-1))
     assert (model.item_table().norm(dim=-1) - 1).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("form", ["additive", "multiplicative"])
+def test_encoding_the_last_place_alone_equals_encoding_all(form: str) -> None:
+    similarity = SimilarityConfig(form=form)
+    model = random_model(ONE_PASS.model_copy(update={"similarity": similarity}))
+
+    alone = model._encode(HISTORIES, LENGTHS)
+
+    expected = model._encode(HISTORIES, None)[torch.arange(len(LENGTHS)), LENGTHS]
+    torch.testing.assert_close(alone, expected)

@@ -1,7 +1,5 @@
 """The best items of each user, found code by code among the items that exist."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -95,10 +93,10 @@ def _best(
     scores = totals.flatten(1)
     if width == scores.shape[1]:
         return torch.arange(width, device=scores.device).expand_as(scores)
-    top = _highest(totals, width + 1)
-    lowest, next_best = top.scores[:, -2], top.scores[:, -1]
+    top = scores.topk(width + 1, dim=1)
+    lowest, next_best = top.values[:, -2], top.values[:, -1]
     if not ((lowest == next_best) & (next_best > -torch.inf)).any():
-        return top.places[:, :-1]
+        return top.indices[:, :-1]
     # `topk` breaks ties as it likes, so pack score and order into one integer: the bits of a
     # float32, with those of a negative number flipped, sort as the number does. NaN comes first,
     # as in `topk`, so that a broken model shows instead of being pruned.
@@ -109,22 +107,3 @@ def _best(
     sortable = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
     sortable.masked_fill_(scores.isnan(), 0x7FFFFFFF)
     return ((sortable << 32) - rank).topk(width, dim=1).indices
-
-
-class Highest(NamedTuple):
-    """Scores in falling order, and where they stand (in row x slot)."""
-
-    scores: Float[Tensor, "batch chosen"]
-    places: Int[Tensor, "batch chosen"]
-
-
-def _highest(totals: Float[Tensor, "batch row slot"], width: int) -> Highest:
-    """`topk` over row x slot. Of many rows only the best can matter: a score among the highest
-    stands in one of the `width` rows with the highest maxima."""
-    slots = totals.shape[2]
-    if totals.shape[1] <= 2 * width or slots == 1:
-        return Highest(*totals.flatten(1).topk(width, dim=1))
-    rows = totals.amax(2).topk(width, dim=1).indices  # (batch, row)
-    found = totals.gather(1, rows[..., None].expand(-1, -1, slots)).flatten(1).topk(width, dim=1)
-    rows = rows.gather(1, found.indices // slots)
-    return Highest(found.values, rows * slots + found.indices % slots)

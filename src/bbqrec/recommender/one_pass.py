@@ -18,7 +18,7 @@ from bbqrec.recommender.code_decoder import CodeDecoder
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.dense_score import Evidence, dense_logits
 from bbqrec.recommender.item_vectors import ItemVectors
-from bbqrec.recommender.light_decoder import LightDecoder, state_at
+from bbqrec.recommender.light_decoder import LightDecoder
 from bbqrec.recommender.neighbor_bias import num_age_buckets, recent_items
 from bbqrec.recommender.repeat_bias import AGE_LABELS, find_repeats
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
@@ -86,7 +86,7 @@ class OnePassRecommender(SequenceModel):
             with_codes: False leaves out the decoder, for training on the dense score alone.
             start_targets: the item that an empty history should predict, or -1.
         """
-        places = self._encode(items)
+        places = self._encode(items, None)
         if start_targets is None:
             start_targets = targets.new_full((len(targets),), -1)
         wanted = torch.cat([start_targets[:, None], targets], dim=1)  # (batch, place)
@@ -145,8 +145,12 @@ class OnePassRecommender(SequenceModel):
         return self._remembered[1]
 
     def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]) -> Encoded:
-        """Encode the histories; place p is the state after p items."""
-        return Encoded(self._encode(items), lengths[:, None])
+        """Encode the histories; place p is the state after p items, or the last is the only one."""
+        if isinstance(self.decoder, LightDecoder):
+            return Encoded(
+                self._encode(items, lengths)[:, None], torch.zeros_like(lengths)[:, None]
+            )
+        return Encoded(self._encode(items, None), lengths[:, None])
 
     def dense_scores(self, histories: Histories) -> Float[Tensor, "batch item"]:
         """Log-probability of every item under the dense score.
@@ -154,7 +158,7 @@ class OnePassRecommender(SequenceModel):
         The latest `max_history` items are read; what was had before them still counts as had.
         """
         items, lengths = histories.latest(self.max_history)
-        states = state_at(self._encode(items), lengths[:, None])[:, 0]
+        states = self._encode(items, lengths)
         every_row = torch.arange(histories.num_users, device=items.device)
         evidence = self.evidence(histories, every_row, histories.offsets.diff())
         # In full precision always: in half of it items would tie.
@@ -191,17 +195,22 @@ class OnePassRecommender(SequenceModel):
             tuple(neighbors.values()),
         )
 
-    def _encode(self, items: Int[Tensor, "batch position"]) -> Float[Tensor, "batch place dim"]:
-        """Place 0 is the state before any item, place p the state after p items."""
+    def _encode(
+        self, items: Int[Tensor, "batch position"], only: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch *place dim"]:
+        """Place 0 is the state before any item, place p the state after p items.
+
+        Args:
+            only: the one place of each row that is wanted; None for all places.
+        """
         layout = Layout(F.pad(items >= 0, (1, 0), value=True))
         placed = F.pad(items, (1, 0), value=-1)
         item = layout.collect(placed)
         vectors = self.item_vectors(item.clamp(min=0), self.catalog, self.code_embedding.weight)
         vectors = torch.where((item < 0)[:, None], self.start, vectors)
-        encoded = self.encoder(
-            vectors * self.code_embedding.input_scale, layout, self._bias(placed)
-        )
-        return layout.spread(encoded)
+        vectors = vectors * self.code_embedding.input_scale
+        encoded: Tensor = self.encoder(vectors, layout, self._bias(placed), only)
+        return layout.spread(encoded) if only is None else encoded
 
     def _bias(self, items: Int[Tensor, "batch place"]) -> AttentionBias:
         place = torch.arange(items.shape[1], device=items.device)

@@ -51,12 +51,27 @@ class Layout:
         table = table.flatten(0, 1)
         return table if self.index is None else table.index_select(0, self.index)
 
+    def at(
+        self, entries: Float[Tensor, " entry dim"], place: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch dim"]:
+        """The entry at one used place of each row."""
+        return self.spread(entries)[torch.arange(len(place), device=place.device), place]
+
 
 class AttentionBias(NamedTuple):
     """logit = gain * query . key + added; axes broadcast to (batch, head, query, key)."""
 
     added: Float[Tensor, "_ _ _ _"]
     gain: Float[Tensor, "_ _ _ _"] | None = None
+
+    def of_query(self, place: Int[Tensor, " batch"]) -> "AttentionBias":
+        """The bias of one query of each row alone."""
+        row = torch.arange(len(place), device=place.device)
+
+        def of(bias: Float[Tensor, "_ _ _ _"]) -> Float[Tensor, "batch _ 1 _"]:
+            return bias.expand(len(place), -1, -1, -1)[row, :, place][:, :, None]
+
+        return AttentionBias(of(self.added), None if self.gain is None else of(self.gain))
 
 
 def relative_position_bucket(
@@ -205,16 +220,26 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "entry dim"], layout: Layout, bias: AttentionBias
-    ) -> Float[Tensor, "entry dim"]:
+        self,
+        x: Float[Tensor, "entry dim"],
+        layout: Layout,
+        bias: AttentionBias,
+        only: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "entry_or_batch dim"]:
+        """The output at every place, or at `only` this place of each row."""
         normed = self.attention_norm(x)
         attention = self.attention
-        query, key, value = (
-            layout.spread(part(normed))
-            for part in (attention.query, attention.key, attention.value)
+        key, value = (
+            attention.split(layout.spread(part(normed)))
+            for part in (attention.key, attention.value)
         )
-        mixed = attention.attend(query, attention.split(key), attention.split(value), bias)
-        mixed = layout.collect(mixed)
+        if only is None:
+            query = layout.spread(attention.query(normed))
+            mixed = layout.collect(attention.attend(query, key, value, bias))
+        else:
+            query = attention.query(layout.at(normed, only))[:, None]
+            mixed = attention.attend(query, key, value, bias.of_query(only))[:, 0]
+            x = layout.at(x, only)
         x = x + self.dropout(attention.output(mixed))
         changed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         return x + changed
@@ -235,10 +260,18 @@ class Encoder(nn.Module):
         self.output_dropout = Dropout(config.dropout if drops_output else 0.0)
 
     def forward(
-        self, x: Float[Tensor, "entry dim"], layout: Layout, bias: AttentionBias
-    ) -> Float[Tensor, "entry dim"]:
+        self,
+        x: Float[Tensor, "entry dim"],
+        layout: Layout,
+        bias: AttentionBias,
+        only: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "entry_or_batch dim"]:
+        """The output at every place, or at `only` this place of each row: what nobody reads is
+        not computed in the last layer."""
         x = self.dropout(x)
-        for layer in self.layers:
+        *inner, last = self.layers
+        for layer in inner:
             x = layer(x, layout, bias)
+        x = last(x, layout, bias, only)
         encoded: Tensor = self.output_dropout(self.norm(x))
         return encoded

@@ -1,0 +1,134 @@
+"""One pass over a history against T5 trained on one prefix per example.
+
+    python benchmarks/train.py [--quick] [--rounds 5]
+
+A step is forward, code loss, backward, clipping and AdamW, with dropout 0.1, for both sides; a
+pass over 20 items and their followers is 20 examples. "exact" is the form `paper`. The dense
+score, which the forms with one pass may learn besides, is not part of it. Before anything is
+timed, the loss at every position must be that of the same model reading that prefix alone.
+"""
+
+import statistics
+from collections.abc import Callable
+
+import hugging_face
+import rounds
+import torch
+import torch.nn.functional as F
+import workload
+from torch import Tensor, nn
+
+from bbqrec.precision import Precision, autocast
+from bbqrec.recommender import OnePassRecommender, SequenceModel
+
+NUM_POSITIONS = workload.NUM_POSITIONS
+BASELINE = "Hugging Face, fp32"
+MODELS = {
+    "exact": workload.EXACT,
+    "one pass + decoder": workload.ONE_PASS,
+    "fast": workload.FAST,
+    "fast, default": workload.DEFAULT_FAST,
+}
+
+
+def step(model: nn.Module, loss: Callable[[], Tensor], precision: Precision) -> Callable[[], None]:
+    """A training step on one batch, repeated."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def run() -> None:
+        with autocast(precision, "cpu"):
+            value = loss()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+def code_loss(model: SequenceModel, items: Tensor, targets: Tensor) -> Tensor:
+    """-log p of the codes, over one target per row (`paper`) or one per position."""
+    if isinstance(model, OnePassRecommender):
+        output = model(items, targets)
+        logits, wanted = output.code_logits, output.targets
+        assert logits is not None
+    else:
+        wanted = targets[:, -1]
+        logits = model(items, torch.full((len(items),), NUM_POSITIONS), wanted)
+    return F.cross_entropy(logits.float().flatten(0, 1), model.code_targets(wanted).flatten())
+
+
+def check_equality(model: SequenceModel) -> None:
+    """Log-probability of each position's target: in one pass, and of each prefix alone."""
+    items, targets = batch(4)
+    with torch.inference_mode():
+        output = model(items, targets)
+        scores = output.code_logits.log_softmax(-1)
+        wanted = model.code_targets(output.targets)[..., None]
+        found = scores.gather(-1, wanted).sum((1, 2)).view(targets.shape)
+        for length in range(1, NUM_POSITIONS + 1):
+            lengths = torch.full((len(items),), length)
+            place = slice(length - 1, length)
+            alone = model.score_items(items[:, :length], lengths, targets[:, place])
+            torch.testing.assert_close(found[:, place], alone, atol=1e-4, rtol=1e-4)
+
+
+def batch(size: int) -> tuple[Tensor, Tensor]:
+    """Histories of 20 items, and what followed each position."""
+    items, _ = workload.histories(size, padded=False, longest=NUM_POSITIONS + 1)
+    return items[:, :-1], items[:, 1:]
+
+
+def main() -> None:
+    found = rounds.options(__doc__)
+    report = rounds.Report("train", found)
+    ids = workload.clustered_ids()
+    size = 16 if found.quick else 64
+    items, targets = batch(size)
+    for name in ("one pass + decoder", "fast"):
+        check_equality(workload.random_model(MODELS[name], ids))
+
+    alternatives: dict[str, Callable[[], None]] = {}
+    reader = workload.random_model(workload.EXACT, ids)
+    tokens = reader.history_tokens(items, torch.full((size,), NUM_POSITIONS))
+    labels = ids.tokens[targets[:, -1]]
+    for precision in ("fp32",) if found.quick else ("fp32", "bf16"):
+        t5 = hugging_face.random_t5(workload.EXACT, ids.num_tokens)
+        alternatives[f"Hugging Face, {precision}"] = step(
+            t5, lambda t5=t5: t5(input_ids=tokens, labels=labels).loss, precision
+        )
+        for name, config in MODELS.items():
+            model = workload.random_model(config, ids)
+            loss = lambda m=model: code_loss(m, items, targets)  # noqa: E731
+            alternatives[f"{name}, {precision}"] = step(model, loss, precision)
+    times = rounds.interleave(alternatives, found.rounds)
+    # Per example, not per step: where every position is one, a step has 20 times as many.
+    per_example = {
+        label: [
+            seconds / size / (1 if label.startswith(("Hugging", "exact")) else NUM_POSITIONS)
+            for seconds in taken
+        ]
+        for label, taken in times.items()
+    }
+    for label, taken in per_example.items():
+        row = {
+            "alternative": label,
+            "examples_per_s": rounds.rounded(1 / statistics.median(taken)),
+            **rounds.ratio(per_example[BASELINE], taken),
+        }
+        name, _, precision = label.rpartition(", ")
+        config = MODELS.get(name, workload.EXACT)
+        is_paper = config.form == "paper"
+        places, rows = (81, 4) if is_paper else (21, 4 * NUM_POSITIONS)
+        flops = 3 * workload.flops(config, places, rows) / (1 if is_paper else NUM_POSITIONS)
+        floor_s = report.floor_s(flops, precision)
+        row["share_of_floor"] = rounds.rounded(floor_s / statistics.median(taken))
+        report.row(**row)
+        if found.quick and label == "one pass + decoder, fp32":
+            report.require("one-pass training", row["ratio"], 12)
+    report.close()
+
+
+if __name__ == "__main__":
+    main()
