@@ -7,7 +7,7 @@ SEED ?= 0
 OUT ?= runs/demo
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check fix install clean
+.PHONY: demo test check fix install bench bench-quick clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bbqrec demo --out $(OUT) --seed $(SEED)
@@ -26,6 +26,21 @@ fix: $(VENV)/.installed-dev
 	$(BIN)/ruff format src tests benchmarks examples
 
 install: $(VENV)/.installed-dev
+
+# Each script is a process of its own; nothing else should run beside them. Results go to
+# docs/performance/*.jsonl, and docs/performance.md is written from all that are there.
+BENCHMARKS := decode index train history tokenizer latency
+bench: $(BENCHMARKS:%=bench-%)
+	$(BIN)/python benchmarks/performance.py
+
+bench-%: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/$*.py
+
+# Under a minute, with loose floors: fails where a ratio is lost, not where the machine is busy.
+bench-quick: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/index.py --quick
+	$(BIN)/python benchmarks/decode.py --quick
+	$(BIN)/python benchmarks/train.py --quick
 
 # Torch first and alone: its build (CPU, CUDA) is the machine's choice, everything else follows it.
 $(VENV)/.torch:

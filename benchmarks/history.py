@@ -1,0 +1,56 @@
+"""How search and Hugging Face's search depend on the length of the history, with and without bias.
+
+    python benchmarks/history.py [--rounds 5]
+
+Beams of 20, batches of 8 users, histories of 10 to 100 items; "with similarity" adds the
+multi-modal bias (text vectors of 64 dimensions) to the encoder's attention.
+"""
+
+import statistics
+from collections.abc import Callable
+
+import rounds
+import torch
+import workload
+from decode import BASELINE, Baseline, search
+
+from bbqrec.decoding import PrefixIndex
+from bbqrec.recommender import SimilarityConfig
+
+BATCH, BEAM_WIDTH, LENGTHS = 8, 20, (10, 20, 50, 100)
+
+
+def main() -> None:
+    found = rounds.options(__doc__)
+    report = rounds.Report("history", found)
+    ids = workload.clustered_ids()
+    index = PrefixIndex.build(ids)
+    vectors = torch.randn(len(ids), 64, generator=torch.Generator().manual_seed(0))
+    models = {}
+    for name, config in {"exact": workload.EXACT, "fast": workload.FAST}.items():
+        longer = config.model_copy(update={"max_history": max(LENGTHS)})
+        models[name] = workload.random_model(longer, ids)
+        biased = longer.model_copy(update={"similarity": SimilarityConfig()})
+        biased_name = f"{name}, with similarity"
+        models[biased_name] = workload.random_model(biased, ids, vectors=vectors)
+    baseline = Baseline(models["exact"], ids)
+    for longest in (20,) if found.quick else LENGTHS:
+        items, lengths = workload.histories(BATCH, padded=False, longest=longest)
+        alternatives: dict[str, Callable[[], object]] = {
+            BASELINE: lambda i=items, n=lengths: baseline.search(
+                i, n, BEAM_WIDTH, is_constrained=True
+            )
+        }
+        for name, model in models.items():
+            alternatives[name] = lambda m=model, i=items, n=lengths: search(
+                m, index, i, n, BEAM_WIDTH
+            )
+        for name, taken in (times := rounds.interleave(alternatives, found.rounds)).items():
+            users_per_s = rounds.rounded(BATCH / statistics.median(taken))
+            ratio = rounds.ratio(times[BASELINE], taken)
+            report.row(history=longest, alternative=name, users_per_s=users_per_s, **ratio)
+    report.close()
+
+
+if __name__ == "__main__":
+    main()
