@@ -21,6 +21,7 @@ from bbqrec.ranking import Histories
 from bbqrec.recommender import (
     OnePassRecommender,
     RecommenderConfig,
+    SimilarityConfig,
     build_recommender,
     dense_logits,
 )

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int, Int32, Integer
 from torch import Tensor
 
-MAX_WINDOW = 32  # edges; also the width of the words that say which edges are open
+MIN_WINDOW, MAX_WINDOW = 8, 32  # edges
+WORD = 32  # bits of the words that say which edges are open; a window reads two
 
 
 class Windows(NamedTuple):
@@ -49,7 +50,8 @@ class Level:
         fan_out = int(num_children.max()) if len(num_children) else 0
         # What a beam meets is rather the wide nodes: the mean over edges, not over nodes.
         usual = float(num_children.square().sum()) / max(1, len(codes))
-        window = min(fan_out, MAX_WINDOW, 1 << int(max(1.0, usual) - 1).bit_length())
+        width = max(MIN_WINDOW, 1 << int(max(1.0, usual) - 1).bit_length())
+        window = min(fan_out, MAX_WINDOW, width)
         return cls(F.pad(codes, (0, window)), first_edge.int(), fan_out, window)
 
     @property
@@ -68,15 +70,15 @@ class Level:
     def is_open(self) -> Bool[Tensor, " edge"]:
         if self.open_bits is None:
             return torch.ones(self.num_edges, dtype=torch.bool, device=self.first_edge.device)
-        bit = torch.arange(MAX_WINDOW, device=self.open_bits.device)
+        bit = torch.arange(WORD, device=self.open_bits.device)
         return ((self.open_bits[:, None] >> bit) & 1).flatten()[: self.num_edges].bool()
 
     def only(self, is_open: Bool[Tensor, " edge"]) -> "Level":
         """The same edges, of which these are open."""
         # One word more than needed: the window from the last edge reads two.
-        missing = -len(is_open) % MAX_WINDOW + MAX_WINDOW
-        bits = F.pad(is_open, (0, missing)).view(-1, MAX_WINDOW).int()
-        bit = torch.arange(MAX_WINDOW, dtype=torch.int32, device=is_open.device)
+        missing = -len(is_open) % WORD + WORD
+        bits = F.pad(is_open, (0, missing)).view(-1, WORD).int()
+        bit = torch.arange(WORD, dtype=torch.int32, device=is_open.device)
         words = (bits << bit).sum(1, dtype=torch.int32)
         return Level(self.padded_codes, self.first_edge, self.fan_out, self.window, words)
 
@@ -91,7 +93,9 @@ class Level:
 
     def below(self, nodes: Int[Tensor, "batch beam"]) -> Windows:
         """The edges below the given nodes."""
-        first, end = self.first_edge[nodes].long(), self.first_edge[nodes + 1].long()
+        bounds = torch.stack([nodes, nodes + 1])
+        bounds = self.first_edge.index_select(0, bounds.flatten()).long().view(bounds.shape)
+        first, end = bounds.unbind()
         beam = torch.arange(nodes.shape[1], device=nodes.device).expand_as(nodes)
         if self.fan_out > self.window:
             num_rows = (end - first + self.window - 1) // self.window
@@ -111,9 +115,9 @@ class Level:
         slot = torch.arange(self.window, device=nodes.device)
         is_closed = slot >= (end - first)[..., None]
         if self.open_bits is not None:
-            word = first // MAX_WINDOW
+            word = first // WORD
             low = self.open_bits[word].long() & 0xFFFFFFFF
-            bits = (low | (self.open_bits[word + 1].long() << 32)) >> (first % MAX_WINDOW)
+            bits = (low | (self.open_bits[word + 1].long() << 32)) >> (first % WORD)
             is_closed |= (bits[..., None] >> slot) & 1 == 0
         return Windows(beam, first, codes.long(), is_closed)
 
