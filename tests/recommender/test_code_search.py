@@ -2,10 +2,24 @@
 
 import pytest
 import torch
-from small_catalogs import FORMS, HISTORIES, LENGTHS, NUM_ITEMS, random_model, random_tables
+from small_catalogs import (
+    FORMS,
+    HISTORIES,
+    LENGTHS,
+    NUM_ITEMS,
+    RAGGED,
+    random_model,
+    random_tables,
+)
 
-from bbqrec.decoding import GenerativeModel, PrefixIndex, beam_search
-from bbqrec.recommender import build_recommender, catalog_from_weights
+from bbqrec.decoding import (
+    GenerativeModel,
+    PrefixIndex,
+    RankingConfig,
+    beam_search,
+    make_ranker,
+)
+from bbqrec.recommender import RecommenderConfig, build_recommender, catalog_from_weights
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -88,3 +102,25 @@ def test_a_model_is_rebuilt_from_its_config_and_weights(name: str) -> None:
     expected = model.score_items(HISTORIES, LENGTHS, candidates)
     assert torch.equal(again.score_items(HISTORIES, LENGTHS, candidates), expected)
     assert again.catalog.sizes == random_tables().semantic_ids.codebook_sizes
+
+
+@pytest.mark.parametrize("rank_by", ["generative", "dense", "both"])
+def test_ranking_in_half_precision_stays_near_full_and_does_not_tie(rank_by: str) -> None:
+    config = RecommenderConfig(d_model=32, num_heads=2, head_dim=16, d_ff=64, decoder="light")
+    tables = random_tables()
+    model = random_model(config, tables)
+    rankings = {}
+
+    for precision in ("fp32", "bf16"):
+        settings = {"rank_by": rank_by, "precision": precision, "beam_width": NUM_ITEMS}
+        ranker = make_ranker(model, tables.semantic_ids, RankingConfig.parse(settings))
+        rankings[precision] = ranker.rank(RAGGED, 20, exclude_seen=False)
+
+    full, half = rankings["fp32"], rankings["bf16"]
+    assert not torch.equal(full.scores, half.scores)
+    torch.testing.assert_close(half.scores, full.scores, atol=0.3, rtol=0)
+    shared = (half.items[:, :, None] == full.items[:, None, :]).any(2)
+    assert shared.double().mean() > 0.8
+    # Rounded to 8 bits, most of the scores would stand in for several.
+    is_own_score = half.scores.diff().abs() > 0
+    assert is_own_score.double().mean() > 0.7

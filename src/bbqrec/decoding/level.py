@@ -100,7 +100,8 @@ class Level:
         if self.fan_out > self.window:
             num_rows = (end - first + self.window - 1) // self.window
             last_row = num_rows.cumsum(1)
-            row = torch.arange(int(last_row[:, -1].max()), device=nodes.device)
+            most = int(last_row[:, -1].max()) if len(nodes) else 0
+            row = torch.arange(most, device=nodes.device)
             row = row.expand(len(nodes), -1).contiguous()
             beam = torch.searchsorted(last_row, row, right=True)
             is_used = beam < nodes.shape[1]  # users with fewer rows than others have spare ones
