@@ -3,8 +3,8 @@
 Alternatives take turns within each round, so that a disturbance of the machine hits all of them;
 a ratio is the median of the rounds' ratios, printed with the smallest and the largest. A matrix
 product of a fixed size is timed before and after: a share of the floor says how close to it an
-alternative comes, and results during which the machine itself changed by more than 15 % are
-marked as not steady. Threads are fixed, freed memory is kept (or not: `--default-allocator`).
+alternative comes, and results during which the machine itself changed by more than 15 %, or gave
+the process less than nine tenths of a processor, are marked as not steady. Threads are fixed, freed memory is kept (or not: `--default-allocator`).
 """
 
 import argparse
@@ -26,6 +26,7 @@ from bbqrec.storage import write_bytes
 FOLDER = Path(__file__).parent.parent / "docs" / "performance"
 MIN_CALLS_S = 0.2  # what is faster is called several times per round
 MAX_PROBE_CHANGE = 0.15
+MIN_CPU_SHARE = 0.9  # less: other work took the processor away, which may hit one side more
 PEERS = ("transformers", "vector-quantize-pytorch", "faiss-cpu")
 Times = dict[str, list[float]]
 
@@ -95,6 +96,7 @@ class Report:
         self.name, self.options = name, found
         self.rows: list[dict[str, Any]] = []
         self.too_slow: list[str] = []
+        self.start = time.perf_counter(), time.process_time()
         self.probe = self._probe()
 
     def _probe(self) -> dict[str, float]:
@@ -120,11 +122,13 @@ class Report:
         """Print the table; write the lines unless quick. Exits with 1 if a floor was missed."""
         after = self._probe()
         change = max(abs(after[name] / self.probe[name] - 1) for name in after)
+        wall_s, cpu_s = time.perf_counter() - self.start[0], time.process_time() - self.start[1]
         about = {
             "benchmark": self.name,
             "gemm_gflops": {name: rounded(value) for name, value in self.probe.items()},
             "probe_change": rounded(change),
-            "is_steady": change <= MAX_PROBE_CHANGE,
+            "cpu_share": rounded(cpu_s / wall_s),
+            "is_steady": change <= MAX_PROBE_CHANGE and cpu_s >= MIN_CPU_SHARE * wall_s,
             "keeps_heap": self.options.keeps_heap,
             "rounds": self.options.rounds,
             **environment(),
