@@ -4,7 +4,8 @@ Alternatives take turns within each round, so that a disturbance of the machine 
 a ratio is the median of the rounds' ratios, printed with the smallest and the largest. A matrix
 product of a fixed size is timed before and after: a share of the floor says how close to it an
 alternative comes, and results during which the machine itself changed by more than 15 %, or gave
-the process less than nine tenths of a processor, are marked as not steady. Threads are fixed, freed memory is kept (or not: `--default-allocator`).
+the process less than nine tenths of a processor, are marked as not steady. Threads are fixed, freed
+memory is kept (or not: `--default-allocator`).
 """
 
 import argparse
