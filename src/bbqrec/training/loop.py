@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from bbqrec.config import Config
 from bbqrec.errors import ConfigError, TrainingDivergedError
+from bbqrec.precision import Precision, autocast
 from bbqrec.progress import Tracker, tracker
 from bbqrec.storage import sha256_json
 from bbqrec.training.checkpoint import (
@@ -52,7 +53,7 @@ class LoopConfig(Config):
     """Stop after this many epochs without a better validation metric; None trains them all."""
     log_every: int = Field(50, ge=1)
     checkpoint_every_s: float = Field(120.0, ge=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """auto: bf16 autocast on a GPU and on a CPU that multiplies bf16 itself, else fp32."""
 
 
@@ -221,7 +222,7 @@ def _step(
     factor = _schedule(state.step, total, config)
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * factor * group.get("lr_scale", 1.0)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_is_bf16(config, device)):
+    with autocast(config.precision, device):
         terms = recipe.losses(batch)
     loss = torch.stack(list(terms.values())).sum()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -242,12 +243,6 @@ def _step(
             f"the gradient is no longer finite at step {state.step}; lower learning_rate "
             f"(now {config.learning_rate:g}) or max_grad_norm, then run the command again"
         )
-
-
-def _is_bf16(config: LoopConfig, device: torch.device) -> bool:
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 
 def _schedule(step: int, total: int, config: LoopConfig) -> float:
