@@ -105,3 +105,12 @@ def test_a_user_alone_with_a_pair_does_not_see_it_in_training() -> None:
 
     assert (buckets < FEW.num_buckets).any(2).tolist() == [[False], [True]]
     assert (known < FEW.num_buckets).any(2).all()
+
+
+def test_content_of_very_many_items_is_not_compared(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("bbqrec.recommender.neighbors.MAX_COMPARED", NUM_ITEMS - 1)
+
+    assert list(neighbors_of()) == ["behavior"]
+    assert "behavior alone" in caplog.text

@@ -1,5 +1,6 @@
 """Each item's nearest neighbors: by what followed it in training, and by what its content says."""
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bbqrec.data import Sequences
+from bbqrec.progress import track
 from bbqrec.recommender.config import NeighborConfig, RecommenderConfig
 from bbqrec.recommender.item_knn import ItemKnnConfig, count_pairs, similarities
 from bbqrec.recommender.tables import Neighbors, directions
@@ -16,8 +18,11 @@ from bbqrec.recommender.tables import Neighbors, directions
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
+logger = logging.getLogger(__name__)
+
 BEHAVIOR = "behavior"
-_CHUNK = 2048
+MAX_COMPARED = 200_000  # items: their content is compared pair by pair
+_MAX_COSINES = 2**25  # held at once
 
 
 def find_neighbors(
@@ -36,6 +41,14 @@ def find_neighbors(
     if config.form == "paper" or not settings.enabled:
         return {}
     found = {BEHAVIOR: _bucketed(_by_behavior(train, num_items, settings), settings)}
+    if num_items > MAX_COMPARED:
+        logger.warning(
+            "%d items are too many to compare their content pair by pair (%d at most): neighbors "
+            "are found by behavior alone",
+            num_items,
+            MAX_COMPARED,
+        )
+        return found
     for name, vectors in content.items():
         nearest = _by_content(directions(vectors, is_present[name]), settings.num_neighbors)
         found[name] = _bucketed([nearest], settings)
@@ -55,7 +68,7 @@ def _by_behavior(train: Sequences, num_items: int, settings: NeighborConfig) -> 
     counts = [np.bincount(fold.items, minlength=num_items) for fold in folds]
     all_pairs, all_counts = sum(pairs[1:], pairs[0]), np.sum(counts, axis=0)
     kept = [_as_table(similarities(all_pairs, all_counts, config), settings.num_neighbors)]
-    for of_fold, count in zip(pairs, counts, strict=True):
+    for of_fold, count in track(list(zip(pairs, counts, strict=True)), "Finding neighbors"):
         rest = all_pairs - of_fold
         rest.data[rest.data < 1e-3] = 0  # what rounding leaves of equal sums
         found = similarities(rest, all_counts - count, config)
@@ -81,8 +94,9 @@ def _as_table(values: "csr_array", num_neighbors: int) -> _Nearest:
 def _by_content(units: Float[Tensor, "item dim"], num_neighbors: int) -> _Nearest:
     width = min(num_neighbors, len(units))
     found = []
-    for begin in range(0, len(units), _CHUNK):
-        cosines = units[begin : begin + _CHUNK] @ units.T
+    size = max(1, _MAX_COSINES // max(1, len(units)))
+    for begin in range(0, len(units), size):
+        cosines = units[begin : begin + size] @ units.T
         row = torch.arange(len(cosines))
         cosines[row, row + begin] = 0
         found.append(cosines.topk(width, dim=1))
