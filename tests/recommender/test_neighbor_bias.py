@@ -11,6 +11,8 @@ from bbqrec.recommender import Neighbors, RecommenderConfig, find_neighbors
 from bbqrec.recommender.config import NeighborConfig
 from bbqrec.recommender.item_knn import ItemKnnConfig, count_pairs, similarities
 from bbqrec.recommender.neighbor_bias import add_neighbor_bias, num_age_buckets, recent_items
+from bbqrec.recommender.neighbors import with_newcomers
+from bbqrec.recommender.tables import directions
 
 TRAIN = Sequences(*random_histories())
 FEW = NeighborConfig(num_neighbors=5, num_recent=4, num_buckets=3, num_folds=2)
@@ -114,3 +116,24 @@ def test_content_of_very_many_items_is_not_compared(
 
     assert list(neighbors_of()) == ["behavior"]
     assert "behavior alone" in caplog.text
+
+
+def test_newcomers_become_neighbors_by_content_alone() -> None:
+    tables, found = random_tables(), neighbors_of()
+    old, new = NUM_ITEMS - 3, 3
+    units = directions(tables.content["text"], tables.is_present["text"])
+    known = find_neighbors(
+        Sequences(np.zeros(0, np.int32), np.zeros(1, np.int64)),
+        old,
+        {"text": tables.content["text"][:old]},
+        {"text": tables.is_present["text"][:old]},
+        CONFIG,
+    )
+
+    by_content = with_newcomers(known["text"]._replace(edges=found["text"].edges), new, units)
+    by_behavior = with_newcomers(known["behavior"], new, None)
+
+    assert torch.equal(by_content.items, found["text"].items)
+    assert torch.equal(by_content.buckets, found["text"].buckets)
+    assert by_behavior.items.shape[1] == NUM_ITEMS + 1
+    assert (by_behavior.buckets[:, old:] == FEW.num_buckets).all()

@@ -55,6 +55,24 @@ def find_neighbors(
     return found
 
 
+def with_newcomers(
+    known: Neighbors, num_new: int, units: Float[Tensor, "item dim"] | None
+) -> Neighbors:
+    """Table 0 for a catalog that goes on with `num_new` items.
+
+    Args:
+        units: directions of all items' content, by which newcomers become neighbors; None where
+            likeness is by behavior, of which newcomers have none.
+    """
+    num_buckets = len(known.edges) + 1
+    if units is None:
+        items = F.pad(known.items[:1], (0, 0, 0, num_new))
+        return known._replace(
+            items=items, buckets=F.pad(known.buckets[:1], (0, 0, 0, num_new), value=num_buckets)
+        )
+    return _in_buckets([_by_content(units, known.items.shape[2])], known.edges)
+
+
 class _Nearest(NamedTuple):
     items: Int[Tensor, "item neighbor"]
     likeness: Float[Tensor, "item neighbor"]  # 0: nothing
@@ -106,7 +124,7 @@ def _by_content(units: Float[Tensor, "item dim"], num_neighbors: int) -> _Neares
 
 
 def _bucketed(tables: list[_Nearest], settings: NeighborConfig) -> Neighbors:
-    """Cut by the likeness of the first table: all tables mean the same by a bucket."""
+    """Cut evenly by the logarithm of the first table's likeness."""
     likeness = tables[0].likeness
     present = likeness[likeness > 0].log()
     if len(present):
@@ -114,10 +132,16 @@ def _bucketed(tables: list[_Nearest], settings: NeighborConfig) -> Neighbors:
         edges = torch.linspace(float(low), float(high), settings.num_buckets + 1)[1:-1]
     else:
         edges = torch.zeros(settings.num_buckets - 1)
+    return _in_buckets(tables, edges)
+
+
+def _in_buckets(tables: list[_Nearest], edges: Float[Tensor, " edge"]) -> Neighbors:
+    """All tables mean the same by a bucket."""
+    nothing = len(edges) + 1
     items, buckets = [], []
     for table in tables:
         bucket = torch.bucketize(table.likeness.log(), edges)
-        bucket[table.likeness == 0] = settings.num_buckets
+        bucket[table.likeness == 0] = nothing
         items.append(F.pad(table.items, (0, 0, 0, 1)))
-        buckets.append(F.pad(bucket, (0, 0, 0, 1), value=settings.num_buckets))
-    return Neighbors(torch.stack(items).int(), torch.stack(buckets).to(torch.uint8))
+        buckets.append(F.pad(bucket, (0, 0, 0, 1), value=nothing))
+    return Neighbors(torch.stack(items).int(), torch.stack(buckets).to(torch.uint8), edges)

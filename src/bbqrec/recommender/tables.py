@@ -26,10 +26,12 @@ class Neighbors(NamedTuple):
 
     Args:
         buckets: how alike the two are, from 0, the least.
+        edges: the inner borders of the buckets, of log likeness.
     """
 
     items: Int32[Tensor, "fold row neighbor"]
     buckets: UInt8[Tensor, "fold row neighbor"]
+    edges: Float[Tensor, " edge"]
 
     def of(
         self, items: Int[Tensor, "entry age"], folds: Int[Tensor, " entry"] | None
@@ -146,11 +148,13 @@ class Catalog(nn.Module):
         self.neighbor_buckets = NamedBuffers(
             {n: x.buckets[:1] for n, x in tables.neighbors.items()}
         )
+        self.neighbor_edges = NamedBuffers({n: x.edges for n, x in tables.neighbors.items()})
 
     def neighbors(self) -> dict[str, Neighbors]:
         """The tables that have read all of training, by kind of likeness."""
-        items, buckets = self.neighbor_items, self.neighbor_buckets
-        return {name: Neighbors(items[name], buckets[name]) for name in items.names()}
+        parts = (self.neighbor_items, self.neighbor_buckets, self.neighbor_edges)
+        names = self.neighbor_items.names()
+        return {name: Neighbors._make(part[name] for part in parts) for name in names}
 
 
 def catalog_from_weights(
@@ -163,7 +167,7 @@ def catalog_from_weights(
         return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
     sizes = tuple(weights["catalog.codebook_sizes"].tolist())
-    buckets = group("neighbor_buckets")
+    buckets, edges = group("neighbor_buckets"), group("neighbor_edges")
     tables = ItemTables(
         SemanticIds(weights["catalog.codes"].cpu(), sizes),
         group("content"),
@@ -171,6 +175,9 @@ def catalog_from_weights(
         group("similarity"),
         group("similarity_present"),
         weights["catalog.is_unseen"],
-        {name: Neighbors(items, buckets[name]) for name, items in group("neighbor_items").items()},
+        {
+            name: Neighbors(items, buckets[name], edges[name])
+            for name, items in group("neighbor_items").items()
+        },
     )
     return tables, group("edges")
