@@ -3,7 +3,7 @@
 from bbqrec.features.config import ModalityConfig, default_encoders
 from bbqrec.features.encode import encode
 from bbqrec.features.encoders import load_encoder
-from bbqrec.features.features import Features, load_features, standardize
+from bbqrec.features.features import Features, load_features, standardize, standardize_like
 
 __all__ = [
     "Features",
@@ -13,4 +13,5 @@ __all__ = [
     "load_encoder",
     "load_features",
     "standardize",
+    "standardize_like",
 ]
