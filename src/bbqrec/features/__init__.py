@@ -2,10 +2,11 @@
 
 from bbqrec.features.config import ModalityConfig, default_encoders
 from bbqrec.features.encode import encode
-from bbqrec.features.encoders import load_encoder
+from bbqrec.features.encoders import Encoder, load_encoder
 from bbqrec.features.features import Features, load_features, standardize, standardize_like
 
 __all__ = [
+    "Encoder",
     "Features",
     "ModalityConfig",
     "default_encoders",
