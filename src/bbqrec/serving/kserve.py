@@ -105,7 +105,7 @@ def kserve_router(service: Service, route_class: type[APIRoute]) -> APIRouter:
             state, histories = service.state, [_history(text) for text in tensor.data]
         options = Options(parameters.k, parameters.exclude_seen)
         answers = await service.answers(state, histories, options)
-        rows = [orjson.loads(bytes(answer.items)) for answer in answers]
+        rows = [orjson.loads(answer.items) for answer in answers]
         shape = [len(rows), max(map(len, rows))]
         padded = [row + [None] * (shape[1] - len(row)) for row in rows]
         places = [item for row in padded for item in row]

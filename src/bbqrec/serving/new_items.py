@@ -121,9 +121,12 @@ class NewItems:
             "catalog.is_unseen": torch.ones(num_new, dtype=torch.bool),
         }
         for name in state:
-            group, _, modality = name.removeprefix("catalog.").partition(".")
+            place, _, rest = name.partition(".")
+            group, _, modality = rest.partition(".")
             if name == "item_vectors.id_vectors":
                 more[name] = torch.zeros(num_new, state[name].shape[1])
+            elif place != "catalog":
+                continue
             elif group == "content":
                 more[name] = standardize_like(features[modality], *content[modality])
             elif group in ("is_present", "similarity_present"):

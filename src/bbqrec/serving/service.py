@@ -6,7 +6,7 @@ import binascii
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -40,7 +40,7 @@ T = TypeVar("T")
 class Answer(NamedTuple):
     """A recommendation as it is remembered: the items are JSON already."""
 
-    items: orjson.Fragment
+    items: bytes
     is_fallback: bool
     unknown_items: list[str]
 
@@ -71,6 +71,7 @@ class Service:
         self._builder_thread = ThreadPoolExecutor(1, "builder")
         self._store_threads = ThreadPoolExecutor(4, "store")
         self._reads: dict[str, object] = {}  # users whose history is being read, unless changed
+        self._changes: set[asyncio.Task[Any]] = set()
         self._is_running = False
 
     @asynccontextmanager
@@ -90,6 +91,7 @@ class Service:
             yield
         finally:
             self._is_running = False
+            await asyncio.gather(*self._changes, return_exceptions=True)
             worker.cancel()
             with suppress(asyncio.CancelledError):
                 await worker
@@ -127,7 +129,13 @@ class Service:
             {
                 "model_version": state.version.name,
                 "answers": [
-                    {"user_id": user_id, **answer._asdict(), "is_history_stale": is_stale}
+                    {
+                        "user_id": user_id,
+                        "items": orjson.Fragment(answer.items),
+                        "is_fallback": answer.is_fallback,
+                        "unknown_items": answer.unknown_items,
+                        "is_history_stale": is_stale,
+                    }
                     for user_id, answer in zip(user_ids, answers, strict=True)
                 ],
             }
@@ -163,7 +171,7 @@ class Service:
                 for event in events:
                     self._user_changed(event.user_id)
 
-        is_new = await asyncio.shield(store())
+        is_new = await self._to_the_end(store())
         self.metrics.events.inc(len(events) if is_new else 0)
         return {"stored": len(events) if is_new else 0, "is_replay": not is_new}
 
@@ -186,7 +194,7 @@ class Service:
             self._forgotten.add(hash_user(user_id))
             self._user_changed(user_id)
 
-        await asyncio.shield(forget())
+        await self._to_the_end(forget())
 
     def item(self, item_id: str) -> dict[str, Any]:
         """What is known of an item; NotFoundError for unknown and withdrawn ones."""
@@ -217,7 +225,7 @@ class Service:
                 self._use(version)
                 return {**_describe(version, item.item_id), "model_version": version.name}
 
-        return await asyncio.shield(post())
+        return await self._to_the_end(post())
 
     async def withdraw(self, item_id: str) -> None:
         """Never recommend an item again; NotFoundError when it is not there."""
@@ -229,7 +237,7 @@ class Service:
                 await self._in_store(lambda: self._store.withdraw(item_id))
                 self._use(old.with_withdrawn(old.withdrawn | {item_id}))
 
-        await asyncio.shield(withdraw())
+        await self._to_the_end(withdraw())
 
     async def restore(self, item_id: str) -> None:
         """Undo `withdraw`; NotFoundError when the item was not withdrawn."""
@@ -242,14 +250,14 @@ class Service:
                 await self._in_store(lambda: self._store.restore(item_id))
                 self._use(old.with_withdrawn(old.withdrawn - {item_id}))
 
-        await asyncio.shield(restore())
+        await self._to_the_end(restore())
 
     async def reload(self) -> dict[str, str]:
         """Read the run folder again and serve what it holds now, if that can answer.
 
         Raises ConflictError when it cannot; then the old version goes on answering.
         """
-        return await asyncio.shield(self._reload())
+        return await self._to_the_end(self._reload())
 
     async def _reload(self) -> dict[str, str]:
         async with self._changing:
@@ -333,6 +341,13 @@ class Service:
         self._reads.pop(user_id, None)
         self._state.histories.drop(user_id)
 
+    async def _to_the_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Whoever asked may hang up or run out of time: what was begun is finished, whole."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
     async def _in_store(self, function: Callable[[], T]) -> T:
         try:
             return await self._on(self._store_threads, function)
@@ -351,9 +366,8 @@ def _warm(version: Version) -> Version:
 
 
 def _as_answer(recommendation: Recommendation) -> Answer:
-    items = orjson.dumps([item._asdict() for item in recommendation.items])
     return Answer(
-        orjson.Fragment(items),
+        orjson.dumps([item._asdict() for item in recommendation.items]),
         recommendation.is_fallback,
         recommendation.unknown_items[:MAX_NAMED_UNKNOWN],
     )
