@@ -93,8 +93,9 @@ class NewItems:
         vectors = [item.vectors for item in posted]
         content = {f.modality: _rows(f, vectors) for f in self._features}
         codes = base.semantic_ids.codes
+        is_seen = torch.from_numpy(base.dataset.popularity() > 0)
         newcomers = tokenize_newcomers(
-            self._tokenizer, self._weights, self._features, content, codes
+            self._tokenizer, self._weights, self._features, content, codes, is_seen
         )
         ids = SemanticIds(torch.cat([codes, newcomers.codes]), base.semantic_ids.codebook_sizes)
         model = self._model(content, newcomers, ids)

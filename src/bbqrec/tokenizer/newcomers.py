@@ -16,6 +16,9 @@ from bbqrec.tokenizer.config import TokenizerConfig
 from bbqrec.tokenizer.rq_kmeans import centered_like
 from bbqrec.tokenizer.rq_vae import RQVAE
 
+MIN_ALIKE = 30
+MAX_ALIKE = 4096
+
 
 class NewContent(NamedTuple):
     """One modality of some new items; rows that are not present are not read."""
@@ -47,7 +50,8 @@ def tokenize_newcomers(
     weights: Mapping[str, Tensor],
     catalog: list[Features],
     content: Mapping[str, NewContent],
-    taken: Int[Tensor, "item level"],
+    taken: Int[Tensor, "taken level"],
+    is_seen: Bool[Tensor, " item"],
 ) -> Newcomers:
     """Free semantic IDs for items that no training saw: their content speaks alone.
 
@@ -56,6 +60,7 @@ def tokenize_newcomers(
         catalog: the features it was trained on, by which new ones are scaled.
         content: modality -> vectors of the new items.
         taken: every semantic ID in use.
+        is_seen: which items of the catalog training knew by behavior.
 
     Raises:
         SemanticIdError: the run's IDs were brought along, or no ID is left.
@@ -68,8 +73,12 @@ def tokenize_newcomers(
         )
     known = {f.modality: f for f in catalog}
     chosen = [known[name] for name in config.modalities or known]
-    wishes = {"bbqrec": _behavior_bound, "rq_kmeans": _rq_kmeans}
-    wish = wishes.get(config.method, _rq_vae)(config, weights, chosen, content)
+    if config.method == "bbqrec":
+        wish = _behavior_bound(config, weights, chosen, content, is_seen)
+    elif config.method == "rq_kmeans":
+        wish = _rq_kmeans(config, weights, chosen, content)
+    else:
+        wish = _rq_vae(config, weights, chosen, content)
     codes = greedy_codes(wish.targets, wish.codebooks)
     codes = place_newcomers(taken, codes, wish.targets, wish.codebooks)
     quantized = explained_by(codes, wish.codebooks)[:, -1]
@@ -96,28 +105,56 @@ def _behavior_bound(
     weights: Mapping[str, Tensor],
     catalog: list[Features],
     content: Mapping[str, NewContent],
+    is_seen: Bool[Tensor, " item"],
 ) -> _Wish:
     dims = {f.modality: f.dim for f in catalog}
-    tokenizer = BehaviorBoundTokenizer(config, dims, len(catalog[0].vectors))
+    tokenizer = BehaviorBoundTokenizer(config, dims, len(is_seen))
     _load(tokenizer, weights)
-    is_present = [content[f.modality].is_present for f in catalog]
-    num_new = len(is_present[0])
-    if config.use_id:
-        is_present.append(torch.zeros(num_new, dtype=torch.bool))
-    streams = tokenizer(
-        ItemContent(
-            torch.zeros(num_new, dtype=torch.long),
-            _standardized(catalog, content),
-            torch.stack(is_present, 1),
-        )
+    has = torch.stack([content[f.modality].is_present for f in catalog], 1)  # (new, modality)
+    absent = has.new_zeros(len(has), tokenizer.num_streams - len(catalog))
+    items = torch.zeros(len(has), dtype=torch.long)
+    new = ItemContent(items, _standardized(catalog, content), torch.cat([has, absent], 1))
+    streams = tokenizer(new)
+    targets, fused = tokenizer.id_targets(streams), streams.fused
+    known = ItemContent(
+        torch.arange(len(is_seen)),
+        {f.modality: standardize_like(f, f.vectors, f.is_present) for f in catalog},
+        torch.stack([*(f.is_present for f in catalog), is_seen][: tokenizer.num_streams], 1),
     )
-    books = [[b.detach() for b in quantizer.codebooks] for quantizer in tokenizer.id_quantizers()]
+    for pattern in torch.unique(has, dim=0):
+        of_kind = (has == pattern).all(1)
+        targets_gap, fused_gap = _gap(tokenizer, known, pattern)
+        targets[of_kind] += targets_gap
+        fused[of_kind] += fused_gap
     aligned = {
         f"aligned.{modality}": streams.vectors[:, stream]
         for stream, modality in enumerate(tokenizer.modalities)
     }
-    targets, codebooks = join_parts(tokenizer.id_targets(streams), books)
-    return _Wish(targets, codebooks, {"fused": streams.fused, **aligned})
+    books = [[b.detach() for b in quantizer.codebooks] for quantizer in tokenizer.id_quantizers()]
+    return _Wish(*join_parts(targets, books), {"fused": fused, **aligned})
+
+
+def _gap(
+    tokenizer: BehaviorBoundTokenizer, known: ItemContent, pattern: Bool[Tensor, " modality"]
+) -> tuple[Float[Tensor, "part level dim"], Float[Tensor, " dim"]]:
+    """How far from the catalog lies what is read through some modalities alone, on average.
+
+    A mean over fewer streams lies elsewhere: without this, a text-only newcomer to a catalog with
+    pictures is unlike everything. Seen on items of these modalities or, where they are few, on
+    those that have others besides.
+    """
+    has = known.is_present[:, : len(pattern)]
+    alike = (has == pattern).all(1)
+    if alike.sum() < MIN_ALIKE:
+        alike = (has | ~pattern).all(1)
+    rows = alike.nonzero()[:MAX_ALIKE, 0]
+    whole = known.take(rows)
+    narrowed = whole.is_present & False
+    narrowed[:, : len(pattern)] = pattern
+    full, narrow = tokenizer(whole), tokenizer(whole._replace(is_present=narrowed))
+    targets = tokenizer.id_targets(full) - tokenizer.id_targets(narrow)
+    num_rows = max(1, len(rows))
+    return targets.sum(0) / num_rows, (full.fused - narrow.fused).sum(0) / num_rows
 
 
 def _rq_vae(
