@@ -10,16 +10,18 @@ from pydantic.json_schema import SkipJsonSchema
 
 from bbqrec.config import Config
 
-MAX_HISTORY = 10_000
+MAX_IDS = 10_000
 MAX_USERS = 256
 MAX_EVENTS = 1000
 MAX_K = 1000
 END_OF_TIME = 253_402_300_799  # the last second of the year 9999
 
-# A database may refuse NUL, and nobody means it.
-Id = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
+# Control characters are never meant, and an id that no path can hold could not be deleted.
+ID_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+MAX_ID_CHARS = 1024
+Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=ID_PATTERN)]
 Words = Annotated[str, StringConstraints(max_length=20_000, pattern=r"^[^\x00]*$")]
-History = Annotated[list[Id], Field(max_length=MAX_HISTORY)]
+Ids = Annotated[list[Id], Field(max_length=MAX_IDS)]
 Absent = SkipJsonSchema[None]
 
 
@@ -33,19 +35,19 @@ class RecommendRequest(Config):
         }
     )
 
-    user_ids: list[Id] | Absent = Field(None, min_length=1, max_length=MAX_USERS)
+    user_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS)] | Absent = None
     """Users of the run or of posted events; others get what is popular."""
-    histories: list[History] | Absent = Field(None, min_length=1, max_length=MAX_USERS)
+    histories: Annotated[list[Ids], Field(min_length=1, max_length=MAX_USERS)] | Absent = None
     """Item ids, oldest first, one list per user; unknown ids are passed over and named."""
     k: int = Field(10, ge=1, le=MAX_K)
     """How many items; fewer come back where fewer may be recommended."""
     exclude_seen: bool = True
     """Leave out the items of the history."""
-    exclude: list[Id] = Field([], max_length=MAX_HISTORY)
+    exclude: Ids = Field(default_factory=list)
     """Items that must not appear."""
-    allow: list[Id] | Absent = Field(None, max_length=MAX_HISTORY)
+    allow: Ids | Absent = None
     """Only these items may appear; absent, all may."""
-    beam_width: int | Absent = Field(None, ge=1, le=MAX_K)
+    beam_width: Annotated[int, Field(ge=1, le=MAX_K)] | Absent = None
     """How many prefixes the search keeps: of runs that generate, up to the server's --max-beam."""
 
     @model_validator(mode="after")
@@ -63,7 +65,7 @@ class EventIn(Config):
     user_id: Id
     item_id: Id
     """Known or not: an item may come later."""
-    time: float | Absent = Field(None, ge=0, le=END_OF_TIME)
+    time: Annotated[float, Field(ge=0, le=END_OF_TIME)] | Absent = None
     """Seconds since 1970; absent, now. Histories are in order of time, then of arrival."""
 
     @model_validator(mode="after")
@@ -191,4 +193,4 @@ class Problem(Answered):
     status: int
     detail: str
     request_id: str
-    errors: list[FieldProblem] = []
+    errors: list[FieldProblem] = Field(default_factory=list)

@@ -20,8 +20,7 @@ from bbqrec.serving.guard import Guard
 from bbqrec.serving.kserve import kserve_router
 from bbqrec.serving.service import Service
 
-UserId = Annotated[str, Path(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
-ItemId = Annotated[str, Path(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
+PathId = Annotated[str, Path(min_length=1, max_length=api.MAX_ID_CHARS, pattern=api.ID_PATTERN)]
 Key = Annotated[
     str | None,
     Header(
@@ -124,25 +123,25 @@ def _router(service: Service) -> APIRouter:
         return _json(await service.append(asked, key))
 
     @router.get("/users/{user_id:path}", response_model=api.UserOut, tags=["users"])
-    async def get_user(user_id: UserId) -> Response:
+    async def get_user(user_id: PathId) -> Response:
         """What is known of a user."""
         return _json(await service.user(user_id))
 
     @router.delete("/users/{user_id:path}", status_code=204, tags=["users"])
-    async def delete_user(user_id: UserId) -> Response:
+    async def delete_user(user_id: PathId) -> Response:
         """Delete a user's events, and use nothing that the run knows of the user."""
         await service.forget(user_id)
         return Response(status_code=204)
 
     @router.get("/items/{item_id:path}/similar", response_model=api.SimilarOut, tags=["items"])
     async def similar_items(
-        item_id: ItemId, k: Annotated[int, Query(ge=1, le=api.MAX_K)] = 10
+        item_id: PathId, k: Annotated[int, Query(ge=1, le=api.MAX_K)] = 10
     ) -> Response:
         """Items alike in content and behavior."""
         return _json(await service.similar(item_id, k))
 
     @router.get("/items/{item_id:path}", response_model=api.ItemDetail, tags=["items"])
-    async def get_item(item_id: ItemId) -> Response:
+    async def get_item(item_id: PathId) -> Response:
         """An item and its semantic ID."""
         return _json(service.item(item_id))
 
@@ -152,13 +151,13 @@ def _router(service: Service) -> APIRouter:
         return _json(await service.post_item(asked), status=201)
 
     @router.delete("/items/{item_id:path}", status_code=204, tags=["items"])
-    async def withdraw_item(item_id: ItemId) -> Response:
+    async def withdraw_item(item_id: PathId) -> Response:
         """Never recommend an item again."""
         await service.withdraw(item_id)
         return Response(status_code=204)
 
     @router.delete("/withdrawn/{item_id:path}", status_code=204, tags=["items"])
-    async def restore_item(item_id: ItemId) -> Response:
+    async def restore_item(item_id: PathId) -> Response:
         """Let a withdrawn item be recommended again."""
         await service.restore(item_id)
         return Response(status_code=204)

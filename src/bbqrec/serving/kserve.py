@@ -13,7 +13,7 @@ from pydantic import Field
 from bbqrec import __version__
 from bbqrec.config import Config
 from bbqrec.errors import NotFoundError, RequestError
-from bbqrec.serving.api import MAX_HISTORY, MAX_K, MAX_USERS, Answered, Id
+from bbqrec.serving.api import MAX_IDS, MAX_K, MAX_USERS, Answered, Id
 from bbqrec.serving.service import Service
 from bbqrec.serving.version import History, Options
 
@@ -142,7 +142,7 @@ def _history(text: str) -> History:
         history = orjson.loads(text)
     except orjson.JSONDecodeError:
         history = None
-    is_list = isinstance(history, list) and len(history) <= MAX_HISTORY
+    is_list = isinstance(history, list) and len(history) <= MAX_IDS
     if not is_list or not all(isinstance(item_id, str) for item_id in history):
         raise RequestError('an entry of histories must be a JSON list of item ids: ["a", "b"]')
     return tuple(history)

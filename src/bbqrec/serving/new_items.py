@@ -19,6 +19,7 @@ from bbqrec.data import TEXT_SEPARATOR
 from bbqrec.decoding import RankingConfig, make_ranker
 from bbqrec.errors import FeatureError, RequestError
 from bbqrec.features import Encoder, Features, load_encoder, standardize_like
+from bbqrec.features.image_files import UnreadableImageError
 from bbqrec.recommend import Recommender
 from bbqrec.recommender import RecommenderConfig, build_recommender, catalog_from_weights
 from bbqrec.semantic_ids import SemanticIds
@@ -58,8 +59,8 @@ class NewItems:
         """Let the encoders that the run was trained with read an item.
 
         Raises:
-            RequestError: the run's encoders find nothing in the item.
-            UnreadableImageError: the image cannot be used.
+            RequestError: the image cannot be used, or the encoders find nothing in the item.
+            FeatureError: an encoder of the run is gone or no longer the same.
         """
         words = [part.strip() for part in (item.title, item.text or "") if part.strip()]
         contents = {"text": TEXT_SEPARATOR.join(words) or None, "image": item.image}
@@ -71,7 +72,10 @@ class NewItems:
             folder = self._run.folder("encode") / "encoders" / f.modality
             if f.modality not in self._encoders:
                 self._encoders[f.modality] = load_encoder(folder)
-            vector = self._encoders[f.modality].encode([content])[0]
+            try:
+                vector = self._encoders[f.modality].encode([content])[0]
+            except UnreadableImageError as error:
+                raise RequestError(f"the image cannot be used: {error}") from None
             if vector.any() and vector.isfinite().all():
                 vectors[f.modality] = vector
         if not vectors:

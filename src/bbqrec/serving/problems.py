@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from bbqrec.errors import (
     BBQRecError,
     ConflictError,
-    FeatureError,
     NotFoundError,
     OverloadedError,
     RequestError,
@@ -40,12 +39,10 @@ TITLES = {
 }
 STATUS_OF: dict[type[BBQRecError], int] = {
     RequestError: 422,
-    FeatureError: 422,
     SemanticIdError: 422,
     NotFoundError: 404,
     ConflictError: 409,
     OverloadedError: 503,
-    StorageError: 503,
 }
 
 logger = logging.getLogger(__name__)
@@ -97,13 +94,19 @@ def install(app: FastAPI) -> None:
         detail = f"{len(found)} of the request's fields are not as the description asks"
         return respond(request, 422, detail, errors=errors)
 
+    @app.exception_handler(Exception)
+    async def _of_nobody(request: Request, _: Exception) -> Response:
+        return respond(request, 500, "the server's log says more")  # the guard logs it
+
     @app.exception_handler(BBQRecError)
     async def _of_ours(request: Request, error: BBQRecError) -> Response:
-        status = next((s for kind, s in STATUS_OF.items() if isinstance(error, kind)), 500)
-        if status == 500:
-            logger.error("request %s: %s", request.state.request_id, error)
-            return respond(request, 500, "the server's log says more")
-        return respond(request, status, str(error))
+        status = STATUS_OF.get(type(error))
+        if status is not None:
+            return respond(request, status, str(error))
+        # The event store, or a file of the run: what is said of them is for the server's owner.
+        logger.error("request %s: %s", request.state.request_id, error)
+        what = "the event store" if isinstance(error, StorageError) else "a part of the run"
+        return respond(request, 503, f"{what} cannot be used now; the server's log says why")
 
 
 def _where(error: dict[str, Any]) -> str:
