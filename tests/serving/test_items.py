@@ -62,16 +62,13 @@ def test_what_the_encoders_cannot_read_is_refused_and_leaves_no_trace(
 ) -> None:
     bomb = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
+    explosive = base64.b64encode(bomb.getvalue()).decode()
     known = Recommender.from_pretrained(run).dataset.item_ids[0]
     cases = [
         ({"item_id": "x", "title": "qqq zzz"}, 422, "find nothing they know"),
         ({"item_id": "x", "image": "no base64"}, 422, "not base64"),
         ({"item_id": "x", "image": base64.b64encode(b"<html>").decode()}, 422, "none of JPEG"),
-        (
-            {"item_id": "x", "image": base64.b64encode(bomb.getvalue()).decode()},
-            422,
-            "DecompressionBomb",
-        ),
+        ({"item_id": "x", "image": explosive}, 422, "Bomb"),
         ({"item_id": known, "title": "lamp"}, 409, "of this id"),
     ]
 
@@ -95,9 +92,8 @@ def test_a_withdrawn_item_never_appears_until_it_is_restored(run: Path, opened: 
         lists = recommended(client, histories=[items[:1], [], [first]], k=1000, exclude_seen=False)
         allowed = recommended(client, histories=[[]], allow=[first])[0]
         near = client.get(f"/v1/items/{items[0]}/similar?k=60").json()["items"]
-        assert all(
-            len(answer["items"]) == NUM_ITEMS - 1 and first not in ids(answer) for answer in lists
-        )
+        assert [len(answer["items"]) for answer in lists] == [NUM_ITEMS - 1] * 3
+        assert not any(first in ids(answer) for answer in lists)
         assert not allowed["items"]
         assert first not in {item["item_id"] for item in near}
         problem(client.get(f"/v1/items/{first}"), 404)

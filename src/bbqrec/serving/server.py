@@ -52,7 +52,7 @@ def serve(
     try:
         if events is None:
             events = str(run_dir / "serving" / "events.sqlite3")
-        service = Service(run_dir, _open_store(run_dir, events), config)
+        service = _load(run_dir, events, config)
     except BaseException:
         listener.close()
         raise
@@ -95,10 +95,15 @@ async def _reload(service: Service) -> None:
         logger.error("%s", error)
 
 
-def _open_store(run_dir: Path, place: str) -> EventStore:
+def _load(run_dir: Path, events: str, config: ServeConfig) -> Service:
     if not run_dir.is_dir():  # else the store would make it one
         raise StorageError(f"there is no run folder at {run_dir}; `bbqrec run` makes one")
-    return EventStore(place)
+    store = EventStore(events)
+    try:
+        return Service(run_dir, store, config)
+    except BaseException:
+        store.close()
+        raise
 
 
 def _listen(host: str, port: int) -> socket.socket:

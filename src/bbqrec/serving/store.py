@@ -85,14 +85,22 @@ class EventStore:
         """
         self._inode: int | None = None
         self._lock: IO[str] | None = None
+        self._engine: sql.Engine | None = None
         self.path = None if "://" in place else Path(place)
-        if self.path is not None:
-            self._engine = self._open_file(self.path)
-        else:
-            self._engine = _open_url(place)
-        self._insert: Callable[..., Any] = (
-            sqlite.insert if self.path is not None else postgresql.insert
-        )
+        dialect: Any = sqlite if self.path is not None else postgresql
+        self._insert: Callable[..., Any] = dialect.insert
+        try:
+            if self.path is not None:
+                self._lock = _claim(self.path)
+                self._engine = _open_file(self.path)
+            else:
+                self._engine = _open_url(place)
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
         with self._transaction(checks_file=False) as db:
             TABLES.create_all(db)
             self._add(db, ABOUT, name="format_version", value=str(FORMAT_VERSION))
@@ -106,38 +114,12 @@ class EventStore:
         if self.path is not None:
             self._inode = self.path.stat().st_ino
 
-    def _open_file(self, path: Path) -> sql.Engine:
-        """The file is the owner's alone, and of one server at a time: others' caches would lie."""
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            self._lock = path.with_name(path.name + ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunBusyError(
-                f"another server keeps its events in {path}; stop it, or give another --events"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise StorageError(
-                f"cannot keep events in {path}: {getattr(error, 'strerror', error)}; give another "
-                "place as --events"
-            ) from None
-        engine = sql.create_engine(
-            sql.URL.create("sqlite", database=str(path)), connect_args={"timeout": LOCKED_S}
-        )
-
-        def prepare(connection: Any, _: Any) -> None:
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
-                connection.execute(f"PRAGMA {pragma}")
-
-        sql.event.listen(engine, "connect", prepare)
-        return engine
-
     @contextmanager
     def _transaction(self, *, checks_file: bool = True) -> Iterator[sql.Connection]:
         try:
             if checks_file and self.path is not None and self.path.stat().st_ino != self._inode:
                 raise FileNotFoundError
+            assert self._engine is not None
             with self._engine.begin() as db:
                 yield db
         except (sql.exc.SQLAlchemyError, OSError) as error:
@@ -222,9 +204,45 @@ class EventStore:
             db.execute(sql.delete(WITHDRAWN).where(WITHDRAWN.c.item_id == item_id))
 
     def close(self) -> None:
-        self._engine.dispose()
+        """Let another server have it."""
+        if self._engine is not None:
+            self._engine.dispose()
         if self._lock is not None:
             self._lock.close()
+
+
+def _claim(path: Path) -> IO[str]:
+    """The file is the owner's alone, and of one server at a time: others' caches would lie."""
+    lock = None
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        lock = path.with_name(path.name + ".lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if lock is not None:
+            lock.close()
+        if isinstance(error, BlockingIOError):
+            raise RunBusyError(
+                f"another server keeps its events in {path}; stop it, or give another --events"
+            ) from None
+        raise StorageError(
+            f"cannot keep events in {path}: {getattr(error, 'strerror', error)}; give another "
+            "place as --events"
+        ) from None
+
+
+def _open_file(path: Path) -> sql.Engine:
+    url = sql.URL.create("sqlite", database=str(path))
+    engine = sql.create_engine(url, connect_args={"timeout": LOCKED_S})
+
+    def prepare(connection: Any, _: Any) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    sql.event.listen(engine, "connect", prepare)
+    return engine
 
 
 def _open_url(url: str) -> sql.Engine:
