@@ -190,9 +190,11 @@ class Service:
         """Delete what was posted of a user and use nothing that the run knows."""
 
         async def forget() -> None:
-            await self._in_store(lambda: self._store.forget(user_id))
-            self._forgotten.add(hash_user(user_id))
-            self._user_changed(user_id)
+            try:
+                await self._in_store(lambda: self._store.forget(user_id))
+            finally:  # whoever asked for it was not to be remembered, come what may
+                self._forgotten.add(hash_user(user_id))
+                self._user_changed(user_id)
 
         await self._to_the_end(forget())
 

@@ -20,6 +20,7 @@ from bbqrec.errors import ConflictError, MissingDependencyError, RunBusyError, S
 FORMAT_VERSION = 1
 MAX_HISTORY = 10_000
 KEY_LIFETIME_S = 30 * 86_400
+ADVISORY_LOCK = 0x62627172  # "bbqr"
 LOCKED_S = 2.0  # how long a write waits for another program that holds the file
 
 TABLES = sql.MetaData()
@@ -86,19 +87,35 @@ class EventStore:
         self._inode: int | None = None
         self._lock: IO[str] | None = None
         self._engine: sql.Engine | None = None
+        self._claim: sql.Connection | None = None
         self.path = None if "://" in place else Path(place)
         dialect: Any = sqlite if self.path is not None else postgresql
         self._insert: Callable[..., Any] = dialect.insert
         try:
             if self.path is not None:
-                self._lock = _claim(self.path)
+                self._lock = _claim_file(self.path)
                 self._engine = _open_file(self.path)
             else:
                 self._engine = _open_url(place)
+                self._claim = self._claim_database(self._engine)
             self._prepare()
         except BaseException:
             self.close()
             raise
+
+    def _claim_database(self, engine: sql.Engine) -> sql.Connection:
+        """As for a file; the lock ends with its connection."""
+        try:
+            connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            taken = sql.select(sql.func.pg_try_advisory_lock(ADVISORY_LOCK))
+            if connection.execute(taken).scalar_one():
+                return connection
+            connection.close()
+        except sql.exc.SQLAlchemyError as error:
+            raise StorageError(f"cannot use the database of --events: {_reason(error)}") from None
+        raise RunBusyError(
+            "another server keeps its events in this database; stop it, or give another --events"
+        )
 
     def _prepare(self) -> None:
         with self._transaction(checks_file=False) as db:
@@ -205,13 +222,15 @@ class EventStore:
 
     def close(self) -> None:
         """Let another server have it."""
+        if self._claim is not None:
+            self._claim.close()
         if self._engine is not None:
             self._engine.dispose()
         if self._lock is not None:
             self._lock.close()
 
 
-def _claim(path: Path) -> IO[str]:
+def _claim_file(path: Path) -> IO[str]:
     """The file is the owner's alone, and of one server at a time: others' caches would lie."""
     lock = None
     try:
