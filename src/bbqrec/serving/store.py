@@ -144,8 +144,9 @@ class EventStore:
 
     def _add(self, db: sql.Connection, table: sql.Table, **values: Any) -> bool:
         """Whether the row was new."""
-        inserted = db.execute(self._insert(table).values(**values).on_conflict_do_nothing())
-        return bool(inserted.rowcount)
+        insert = self._insert(table).values(**values).on_conflict_do_nothing()
+        # Not by `rowcount`, which PostgreSQL's driver does not tell.
+        return db.execute(insert.returning(*table.primary_key)).first() is not None
 
     def append(self, events: Sequence[Event], key: str | None = None, digest: str = "") -> bool:
         """Add events; False if that was done before under the same key.
