@@ -90,6 +90,6 @@ def serve(
             kserve=kserve,
             token=token,
             admin_token=admin_token,
-            hosts=(*serving.ServeConfig().hosts, *(allow_host or ())),
+            hosts=(*serving.ServeConfig().hosts, host, *(allow_host or ())),
         )
         serving.serve(run, host=host, port=port, events=events, config=config, say=say)

@@ -1,31 +1,40 @@
-"""The most recently used entries of a mapping."""
+"""The most recently used entries of a mapping, within a limit on what they weigh together."""
 
 from collections import OrderedDict
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-class RecentlyUsed(Generic[K, V]):
-    """Keeps at most `size` entries and drops the one that was used longest ago."""
+class _Entry(NamedTuple, Generic[V]):
+    value: V
+    weight: int
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._entries: OrderedDict[K, V] = OrderedDict()
+
+class RecentlyUsed(Generic[K, V]):
+    """Drops the entries that were used longest ago while all weigh more than `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._weight = 0
+        self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
 
     def get(self, key: K) -> V | None:
         """The value, which then counts as used, or None."""
-        value = self._entries.get(key)
-        if value is not None:
-            self._entries.move_to_end(key)
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        self._entries[key] = value
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
         self._entries.move_to_end(key)
-        if len(self._entries) > self._size:
-            self._entries.popitem(last=False)
+        return entry.value
+
+    def put(self, key: K, value: V, weight: int) -> None:
+        self.drop(key)
+        self._entries[key] = _Entry(value, weight)
+        self._weight += weight
+        while self._weight > self._limit:
+            self.drop(next(iter(self._entries)))
 
     def drop(self, key: K) -> None:
-        self._entries.pop(key, None)
+        entry = self._entries.pop(key, None)
+        self._weight -= entry.weight if entry is not None else 0

@@ -16,8 +16,9 @@ class ServeConfig(Config):
     """Histories waiting for the model; beyond them requests are refused with 503."""
     max_in_flight: int = Field(512, ge=1)
     """Requests being handled at once, whatever they ask."""
-    max_cached: int = Field(20_000, ge=0)
-    """Answers, and histories of users, that are kept in memory."""
+    max_cached: int = Field(1_000_000, ge=0)
+    """Items in remembered answers and the histories they follow, and as many of users' histories:
+    about 100 bytes each."""
     receive_s: float = Field(10.0, gt=0)
     """Within which a request's body must have arrived."""
     answer_s: float = Field(30.0, gt=0)

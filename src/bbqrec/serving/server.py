@@ -48,6 +48,7 @@ def serve(
             "long random word, which requests then send as Authorization: Bearer ..."
         )
     torch.set_num_threads(1)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says at the start, we say
     listener = _listen(host, port)
     try:
         if events is None:

@@ -153,7 +153,7 @@ class Service:
             computed = await self._batcher.ask((state.version, options), missing)
             for history, recommendation in zip(missing, computed, strict=True):
                 fresh = found[history] = _as_answer(recommendation)
-                state.answers.put((history, options), fresh)
+                state.answers.put((history, options), fresh, 1 + len(history) + options.k)
         return [answer for history in histories if (answer := found[history]) is not None]
 
     async def append(self, asked: EventsRequest, key: str | None) -> dict[str, Any]:
@@ -331,7 +331,7 @@ class Service:
             if self._reads.get(user_id) is token:
                 del self._reads[user_id]
                 if not is_stale:
-                    state.histories.put(user_id, history)
+                    state.histories.put(user_id, history, 1 + len(history))
         return [found[user_id] or () for user_id in user_ids], is_stale
 
     def _base(self, version: Version, user_id: str) -> list[str]:
