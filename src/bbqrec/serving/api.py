@@ -3,10 +3,16 @@
 Requests are checked here and nowhere else. Nothing is converted: "5" is no number, 1.5 no count.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from bbqrec.config import Config
 
@@ -22,7 +28,23 @@ MAX_ID_CHARS = 1024
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=ID_PATTERN)]
 Words = Annotated[str, StringConstraints(max_length=20_000, pattern=r"^[^\x00]*$")]
 Ids = Annotated[list[Id], Field(max_length=MAX_IDS)]
-Absent = SkipJsonSchema[None]
+
+
+def _whole(value: Any) -> Any:
+    """5.0 is an integer in JSON, as its schemas have it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
+def absent() -> Any:
+    """The field may be left out, which is None; null is refused."""
+    return Field(default=None, json_schema_extra=_without_default)
+
+
+Count = Annotated[int, Field(ge=1, le=MAX_K), BeforeValidator(_whole)]
 
 
 class RecommendRequest(Config):
@@ -35,27 +57,25 @@ class RecommendRequest(Config):
         }
     )
 
-    user_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS)] | Absent = None
+    user_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_USERS)] = absent()
     """Users of the run or of posted events; others get what is popular."""
-    histories: Annotated[list[Ids], Field(min_length=1, max_length=MAX_USERS)] | Absent = None
+    histories: Annotated[list[Ids], Field(min_length=1, max_length=MAX_USERS)] = absent()
     """Item ids, oldest first, one list per user; unknown ids are passed over and named."""
-    k: int = Field(10, ge=1, le=MAX_K)
+    k: Count = 10
     """How many items; fewer come back where fewer may be recommended."""
     exclude_seen: bool = True
     """Leave out the items of the history."""
     exclude: Ids = Field(default_factory=list)
     """Items that must not appear."""
-    allow: Ids | Absent = None
+    allow: Ids = absent()
     """Only these items may appear; absent, all may."""
-    beam_width: Annotated[int, Field(ge=1, le=MAX_K)] | Absent = None
+    beam_width: Count = absent()
     """How many prefixes the search keeps: of runs that generate, up to the server's --max-beam."""
 
     @model_validator(mode="after")
     def _names_users_once(self) -> "RecommendRequest":
         if (self.user_ids is None) == (self.histories is None):
             raise ValueError("give either user_ids or histories")
-        if any(getattr(self, name) is None for name in self.model_fields_set):
-            raise ValueError("leave out a field instead of giving null")
         return self
 
 
@@ -65,14 +85,8 @@ class EventIn(Config):
     user_id: Id
     item_id: Id
     """Known or not: an item may come later."""
-    time: Annotated[float, Field(ge=0, le=END_OF_TIME)] | Absent = None
+    time: Annotated[float, Field(ge=0, le=END_OF_TIME)] = absent()
     """Seconds since 1970; absent, now. Histories are in order of time, then of arrival."""
-
-    @model_validator(mode="after")
-    def _is_some_time(self) -> "EventIn":
-        if self.time is None and "time" in self.model_fields_set:
-            raise ValueError("leave out time instead of giving null")
-        return self
 
 
 class EventsRequest(Config):

@@ -13,7 +13,7 @@ from pydantic import Field
 from bbqrec import __version__
 from bbqrec.config import Config
 from bbqrec.errors import NotFoundError, RequestError
-from bbqrec.serving.api import MAX_IDS, MAX_K, MAX_USERS, Answered, Id
+from bbqrec.serving.api import MAX_IDS, MAX_USERS, Answered, Count, Id
 from bbqrec.serving.service import Service
 from bbqrec.serving.version import History, Options
 
@@ -21,13 +21,13 @@ NAME = "bbqrec"
 
 
 class Parameters(Config):
-    k: int = Field(10, ge=1, le=MAX_K)
+    k: Count = 10
     exclude_seen: bool = True
 
 
 class InputTensor(Config):
     name: Literal["user_ids", "histories"]
-    shape: list[int] = Field(min_length=1, max_length=1)
+    shape: list[Count] = Field(min_length=1, max_length=1)
     datatype: Literal["BYTES"]
     data: list[str] = Field(min_length=1, max_length=MAX_USERS)
 
