@@ -1,9 +1,11 @@
 """Short words for what tests of the server do over and over."""
 
+from collections.abc import Callable
 from typing import Any
 
 from starlette.testclient import TestClient
 
+Open = Callable[..., TestClient]  # with settings of the server; see conftest.opened
 NUM_ITEMS = 58  # of the tiny shop
 
 

@@ -1,20 +1,19 @@
 """A tiny run that generates, another version of it, and clients of servers in this process."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import Open
 from starlette.testclient import TestClient
 from tiny_run import draw_tiny_shop, tiny_config
 
 from bbqrec.bundle import RunFolder
 from bbqrec.pipeline import run_stages
 from bbqrec.serving import EventStore, ServeConfig, Service, create_app
-
-Open = Callable[..., TestClient]
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from asking import problem, recommended
-from conftest import Open
+from asking import Open, problem, recommended
 from starlette.testclient import TestClient
 
 JSON = {"content-type": "application/json"}

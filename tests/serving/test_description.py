@@ -11,7 +11,7 @@ import httpx
 import pytest
 import schemathesis
 import uvicorn
-from conftest import Open
+from asking import Open
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode

@@ -4,8 +4,7 @@ import base64
 import io
 from pathlib import Path
 
-from asking import NUM_ITEMS, ids, problem, recommended
-from conftest import Open
+from asking import NUM_ITEMS, Open, ids, problem, recommended
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -67,6 +66,7 @@ def test_what_the_encoders_cannot_read_is_refused_and_leaves_no_trace(
     cases = [
         ({"item_id": "x", "title": "qqq zzz"}, 422, "find nothing they know"),
         ({"item_id": "x", "image": "no base64"}, 422, "not base64"),
+        ({"item_id": "x", "image": "b\u00e4se"}, 422, "not base64"),
         ({"item_id": "x", "image": base64.b64encode(b"<html>").decode()}, 422, "none of JPEG"),
         ({"item_id": "x", "image": explosive}, 422, "Bomb"),
         ({"item_id": known, "title": "lamp"}, 409, "of this id"),

@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from asking import ids, problem, recommended, take
-from conftest import Open
+from asking import Open, ids, problem, recommended, take
 from starlette.testclient import TestClient
 
 from bbqrec.serving import Version

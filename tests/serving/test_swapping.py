@@ -8,8 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from asking import ids, problem, recommended, take
-from conftest import Open
+from asking import Open, ids, problem, recommended, take
 from starlette.testclient import TestClient
 from tiny_run import tiny_config
 

@@ -3,8 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from asking import ids, problem, recommended, take
-from conftest import Open
+from asking import Open, ids, problem, recommended, take
 from starlette.testclient import TestClient
 
 from bbqrec.recommend import Recommender

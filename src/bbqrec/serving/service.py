@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import logging
 import time
@@ -391,5 +390,5 @@ def _describe(version: Version, item_id: str) -> dict[str, Any]:
 def _decoded(image: str) -> bytes:
     try:
         return base64.b64decode(image, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise RequestError("image is not base64; send the bytes of an image file in it") from None
