@@ -57,7 +57,7 @@ async def load(port: int, messages: list[bytes], connections: int, seconds: floa
     async def client(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         turn = number
-        while time.perf_counter() < end:
+        while turn == number or time.perf_counter() < end:
             answers.append(await ask(reader, writer, messages[turn % len(messages)]))
             turn += connections
         writer.close()
