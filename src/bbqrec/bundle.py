@@ -48,7 +48,7 @@ STAGE_FOLDERS = {
 }
 OWN_NAMES = {
     *STAGE_FOLDERS.values(),
-    *("checkpoints", "config.json", "metrics.json", "report.html", ".lock"),
+    *("checkpoints", "serving", "config.json", "metrics.json", "report.html", ".lock"),
 }
 
 

@@ -49,3 +49,15 @@ class MissingDependencyError(BBQRecError):
 
 class TrainingDivergedError(BBQRecError):
     """A loss or gradient is no longer finite."""
+
+
+class NotFoundError(BBQRecError):
+    """A user or item that was asked for is not known, or no longer."""
+
+
+class ConflictError(BBQRecError):
+    """What was asked contradicts what is there already."""
+
+
+class OverloadedError(BBQRecError):
+    """More requests are waiting than can be answered in time."""

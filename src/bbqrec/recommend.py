@@ -2,16 +2,19 @@
 
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset
-from bbqrec.decoding import RankingConfig, make_ranker
+from bbqrec.decoding import GenerativeRanker, RankingConfig, make_ranker
 from bbqrec.errors import CorruptArtifactError, RequestError
 from bbqrec.ranking import Histories, Ranker
 from bbqrec.recommender import (
@@ -55,15 +58,26 @@ class Recommender:
     """
 
     def __init__(
-        self, dataset: Dataset, semantic_ids: SemanticIds, model: torch.nn.Module, ranker: Ranker
+        self,
+        dataset: Dataset,
+        semantic_ids: SemanticIds,
+        model: torch.nn.Module,
+        ranker: Ranker,
+        *,
+        available: Bool[Tensor, " item"] | None = None,
     ) -> None:
+        """
+        Args:
+            available: False for items that are never recommended, whoever asks.
+        """
         self.dataset = dataset
         self.semantic_ids = semantic_ids
         self.model = model
         self.ranker = ranker
+        self.item_of_id = {item_id: item for item, item_id in enumerate(dataset.item_ids)}
+        self._available = available
         counts = torch.from_numpy(dataset.popularity()) + 1.0
         self._fallback = Popularity((counts / counts.sum()).log().float())
-        self._item_of_id = {item_id: item for item, item_id in enumerate(dataset.item_ids)}
 
     @classmethod
     def from_pretrained(cls, path: Path | str, *, device: str = "cpu") -> "Recommender":
@@ -117,6 +131,8 @@ class Recommender:
         *,
         exclude_seen: bool = True,
         allowed: Collection[str] | None = None,
+        excluded: Collection[str] = (),
+        beam_width: int | None = None,
     ) -> list[Recommendation]:
         """The `k` best items for each history, an oldest-first list of item ids.
 
@@ -124,31 +140,36 @@ class Recommender:
         gets the most popular items, flagged. A list may be shorter than `k` when fewer items
         are allowed.
 
+        Args:
+            excluded: items that must not appear; unknown ids exclude nothing.
+            beam_width: how many prefixes the search keeps, in place of the run's setting.
+
         Raises:
-            RequestError: k is not in 1..number of items, no allowed item is known, or an id is not
-                a string.
+            RequestError: k is not in 1..number of items, no allowed item is known, an id is not
+                a string, or a beam is asked of a run that does not search.
         """
         if isinstance(histories, str) or any(isinstance(history, str) for history in histories):
             raise RequestError(
                 "histories must be a list of lists of item ids, one list per user, for example "
                 '[["a", "b"]]'
             )
-        for item_id in chain(*histories, allowed or ()):
+        for item_id in chain(*histories, allowed or (), excluded):
             if not isinstance(item_id, str):
                 raise RequestError(
                     f"item ids are strings, but {item_id!r} is of type {type(item_id).__name__}; "
                     f"write {str(item_id)!r}"
                 )
         known = [
-            [self._item_of_id[i] for i in history if i in self._item_of_id] for history in histories
+            [self.item_of_id[i] for i in history if i in self.item_of_id] for history in histories
         ]
         offsets = np.cumsum([0, *map(len, known)])
         batch = Histories(
             torch.tensor([item for history in known for item in history], dtype=torch.long),
             torch.from_numpy(offsets).long(),
         )
-        mask = self._mask(allowed)
-        answers = self.ranker.rank(batch, k, exclude_seen=exclude_seen, allowed=mask)
+        mask = self._mask(allowed, excluded)
+        ranker = self.ranker if beam_width is None else self._with_beam(beam_width)
+        answers = ranker.rank(batch, k, exclude_seen=exclude_seen, allowed=mask)
         # One list does for everybody of whom nothing is known.
         nobody = Histories(torch.zeros(0, dtype=torch.long), torch.zeros(2, dtype=torch.long))
         popular = self._fallback.rank(nobody, k, exclude_seen=exclude_seen, allowed=mask)
@@ -161,15 +182,32 @@ class Recommender:
                 Recommendation(
                     [self._describe(item, score) for item, score in rows if item >= 0],
                     is_fallback,
-                    [item_id for item_id in history if item_id not in self._item_of_id],
+                    [item_id for item_id in history if item_id not in self.item_of_id],
                 )
             )
         return results
 
-    def _mask(self, allowed: Collection[str] | None) -> torch.Tensor | None:
-        if allowed is None:
-            return None
-        items = [self._item_of_id[i] for i in allowed if i in self._item_of_id]
+    def _with_beam(self, beam_width: int) -> Ranker:
+        if not isinstance(self.ranker, GenerativeRanker):
+            raise RequestError(
+                "a beam width is for runs that rank by generating semantic IDs "
+                '(ranking.rank_by = "generative"); this run does not'
+            )
+        return replace(self.ranker, beam_width=beam_width)
+
+    def _mask(
+        self, allowed: Collection[str] | None, excluded: Collection[str]
+    ) -> Bool[Tensor, " item"] | None:
+        if allowed is None and not excluded:
+            return self._available
+        mask = torch.full((self.dataset.num_items,), allowed is None)
+        if allowed is not None:
+            mask[self._known_among(allowed)] = True
+        mask[[self.item_of_id[i] for i in excluded if i in self.item_of_id]] = False
+        return mask if self._available is None else mask & self._available
+
+    def _known_among(self, allowed: Collection[str]) -> list[int]:
+        items = [self.item_of_id[i] for i in allowed if i in self.item_of_id]
         if not items:
             raise RequestError(
                 f"none of the {len(allowed)} allowed items is in the catalog of "
@@ -177,9 +215,7 @@ class Recommender:
             )
         if len(items) < len(allowed):
             logger.warning("%d allowed items are not in the catalog", len(allowed) - len(items))
-        mask = torch.zeros(self.dataset.num_items, dtype=torch.bool)
-        mask[items] = True
-        return mask
+        return items
 
     def _describe(self, item: int, score: float) -> RecommendedItem:
         return RecommendedItem(self.dataset.item_ids[item], self.dataset.titles[item], score)

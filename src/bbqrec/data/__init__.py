@@ -1,6 +1,6 @@
 """Raw files -> a prepared dataset: importers, validation, splits, the demo shop."""
 
-from bbqrec.data.catalog import load_texts
+from bbqrec.data.catalog import TEXT_SEPARATOR, load_texts
 from bbqrec.data.dataset import Cases, Dataset, Sequences
 from bbqrec.data.drawn_shop import Oracle, draw_shop
 from bbqrec.data.exchange import (
@@ -18,6 +18,7 @@ from bbqrec.data.vectors import read_vectors
 
 __all__ = [
     "RECOMMENDATION_SUFFIXES",
+    "TEXT_SEPARATOR",
     "Cases",
     "Dataset",
     "Oracle",

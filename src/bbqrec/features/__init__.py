@@ -2,10 +2,17 @@
 
 from bbqrec.features.config import ModalityConfig, default_encoders
 from bbqrec.features.encode import encode
-from bbqrec.features.encoders import load_encoder
-from bbqrec.features.features import Features, load_features, main_directions, standardize
+from bbqrec.features.encoders import Encoder, load_encoder
+from bbqrec.features.features import (
+    Features,
+    load_features,
+    main_directions,
+    standardize,
+    standardize_like,
+)
 
 __all__ = [
+    "Encoder",
     "Features",
     "ModalityConfig",
     "default_encoders",
@@ -14,4 +21,5 @@ __all__ = [
     "load_features",
     "main_directions",
     "standardize",
+    "standardize_like",
 ]

@@ -83,7 +83,14 @@ def main_directions(features: Features, dim: int) -> Float[Tensor, "item kept"]:
 
 def standardize(features: Features) -> Float[Tensor, "item dim"]:
     """Zero mean and unit variance per dimension over present items; missing items stay zero."""
-    present = features.vectors[features.is_present].double()
+    return standardize_like(features, features.vectors, features.is_present)
+
+
+def standardize_like(
+    catalog: Features, vectors: Float[Tensor, "row dim"], is_present: Bool[Tensor, " row"]
+) -> Float[Tensor, "row dim"]:
+    """Other items' vectors of the same modality, shifted and scaled as the catalog's own are."""
+    present = catalog.vectors[catalog.is_present].double()
     mean, std = present.mean(0), present.std(0, unbiased=False)
-    scaled = (features.vectors.double() - mean) / std.clamp(min=1e-6)
-    return (scaled * features.is_present[:, None]).float()
+    scaled = (vectors.double() - mean) / std.clamp(min=1e-6)
+    return (scaled * is_present[:, None]).float()

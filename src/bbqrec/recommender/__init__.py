@@ -10,7 +10,7 @@ from bbqrec.recommender.content_knn import (
 )
 from bbqrec.recommender.dense_score import dense_logits
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
-from bbqrec.recommender.neighbors import find_neighbors
+from bbqrec.recommender.neighbors import find_neighbors, with_newcomers
 from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
 from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.popularity import Popularity, fit_popularity
@@ -45,4 +45,5 @@ __all__ = [
     "similarity_edges",
     "tune_content_knn",
     "tune_item_knn",
+    "with_newcomers",
 ]

@@ -8,7 +8,7 @@ from bbqrec.tokenizer.behavior_bound import (
     Streams,
 )
 from bbqrec.tokenizer.club import Club, ClubPair, Informations, club_bound, club_likelihood
-from bbqrec.tokenizer.collisions import resolve_collisions
+from bbqrec.tokenizer.collisions import place_newcomers, resolve_collisions
 from bbqrec.tokenizer.config import TokenizerConfig
 from bbqrec.tokenizer.cooccurrence import cooccurrence_vectors
 from bbqrec.tokenizer.health import health_table
@@ -22,6 +22,7 @@ from bbqrec.tokenizer.losses import (
     reconstruction_loss,
     sequence_to_item_loss,
 )
+from bbqrec.tokenizer.newcomers import Newcomers, NewContent, tokenize_newcomers
 from bbqrec.tokenizer.residual_quantizer import Quantized, ResidualQuantizer, straight_through
 from bbqrec.tokenizer.rq_kmeans import fit_rq_kmeans, side_by_side
 from bbqrec.tokenizer.rq_vae import RQVAE
@@ -36,6 +37,8 @@ __all__ = [
     "CodeGroups",
     "Informations",
     "ItemContent",
+    "NewContent",
+    "Newcomers",
     "Quantized",
     "QuantizedStreams",
     "ResidualQuantizer",
@@ -56,6 +59,7 @@ __all__ = [
     "join_parts",
     "kmeans",
     "nearest",
+    "place_newcomers",
     "quantization_loss",
     "reconstruction_loss",
     "residual_kmeans",
@@ -63,4 +67,5 @@ __all__ = [
     "sequence_to_item_loss",
     "side_by_side",
     "straight_through",
+    "tokenize_newcomers",
 ]

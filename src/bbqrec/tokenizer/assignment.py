@@ -46,16 +46,23 @@ def assign(
     Raises:
         SemanticIdError: there are more items than tuples.
     """
+    wanted = greedy_codes(targets, codebooks)
+    codes = resolve_collisions(wanted, targets, codebooks)
+    sizes = tuple(len(codebook) for codebook in codebooks)
+    return Assignment(SemanticIds(codes, sizes), wanted, targets, codebooks)
+
+
+def greedy_codes(
+    targets: Float[Tensor, "item level dim"], codebooks: list[Float[Tensor, "_ dim"]]
+) -> Int[Tensor, "item level"]:
+    """At each level the code nearest to what the levels before it left unexplained."""
     explained = torch.zeros_like(targets[:, 0])
     columns = []
     for level, codebook in enumerate(codebooks):
         column = nearest(targets[:, level] - explained, codebook)
         explained = explained + codebook[column]
         columns.append(column)
-    wanted = torch.stack(columns, 1)
-    codes = resolve_collisions(wanted, targets, codebooks)
-    sizes = tuple(len(codebook) for codebook in codebooks)
-    return Assignment(SemanticIds(codes, sizes), wanted, targets, codebooks)
+    return torch.stack(columns, 1)
 
 
 def join_parts(

@@ -58,6 +58,40 @@ def resolve_collisions(
     return torch.from_numpy(result)
 
 
+def place_newcomers(
+    taken: Int[Tensor, "item level"],
+    wanted: Int[Tensor, "new level"],
+    targets: Float[Tensor, "new level dim"],
+    codebooks: list[Float[Tensor, "_ dim"]],
+) -> Int[Tensor, "new level"]:
+    """Semantic IDs for items that come later, one after the other: nobody who has one moves.
+
+    Each newcomer gets the tuple it wants if that is free, else the nearest free one, as in
+    `resolve_collisions`; so the first ones' IDs do not depend on who comes after them.
+
+    Raises:
+        SemanticIdError: no tuple is left.
+    """
+    sizes = [len(codebook) for codebook in codebooks]
+    if len(taken) + len(wanted) > math.prod(sizes):
+        raise SemanticIdError(
+            f"all {math.prod(sizes)} semantic IDs of {len(sizes)} levels with {sizes} codes are "
+            "taken; train again with a larger tokenizer.codebook_size"
+        )
+    free = _FreeTuples(sizes)
+    for row in taken.tolist():
+        free.take(tuple(row))
+    books = [codebook.numpy() for codebook in codebooks]
+    rows = []
+    for row, target in zip(wanted.tolist(), targets.numpy(), strict=True):
+        chosen = tuple(row)
+        if free.is_full(chosen):
+            chosen = _nearest_free(chosen, target, books, free)
+        free.take(chosen)
+        rows.append(chosen)
+    return torch.tensor(rows, dtype=wanted.dtype).reshape(wanted.shape)
+
+
 class _FreeTuples:
     """How many tuples are taken under each prefix."""
 

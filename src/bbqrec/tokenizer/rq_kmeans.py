@@ -1,7 +1,7 @@
 """RQ-k-means: principal components of content, then k-means level by level on residuals."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from bbqrec.features import Features, standardize
@@ -34,12 +34,17 @@ def _centered(features: list[Features]) -> Float[Tensor, "item dim"]:
 
     Dimensions keep their relative scales, because principal components are about them.
     """
-    tables = []
-    for f in features:
-        centered = f.vectors - f.vectors[f.is_present].mean(0)
-        length = centered[f.is_present].square().sum(-1).mean().sqrt().clamp(min=1e-12)
-        tables.append(centered / length * f.is_present[:, None])
-    return torch.cat(tables, 1)
+    return torch.cat([centered_like(f, f.vectors, f.is_present) for f in features], 1)
+
+
+def centered_like(
+    catalog: Features, vectors: Float[Tensor, "row dim"], is_present: Bool[Tensor, " row"]
+) -> Float[Tensor, "row dim"]:
+    """Any items' vectors of a modality, centered and scaled as the catalog's own are."""
+    present = catalog.vectors[catalog.is_present]
+    mean = present.mean(0)
+    length = (present - mean).square().sum(-1).mean().sqrt().clamp(min=1e-12)
+    return (vectors - mean) / length * is_present[:, None]
 
 
 def side_by_side(

@@ -1,0 +1,103 @@
+"""Concurrent requests share model calls: what waits while the model works goes into one batch."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from bbqrec.errors import OverloadedError
+
+logger = logging.getLogger(__name__)
+
+K = TypeVar("K")  # what can be computed together
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[K, Q, A]):
+    key: K
+    questions: Sequence[Q]
+    answers: asyncio.Future[list[A]]
+
+
+class Batcher(Generic[K, Q, A]):
+    """Calls `compute` on one thread at a time with as many like questions as have come together.
+
+    Nothing is waited for: a lone question is computed at once, and under load batches grow.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[K, list[Q]], Sequence[A]],
+        executor: Executor,
+        *,
+        max_batch: int,
+        max_waiting: int,
+    ) -> None:
+        self._compute = compute
+        self._executor = executor
+        self._max_batch = max_batch
+        self._max_waiting = max_waiting
+        self._waiting: list[_Waiting[K, Q, A]] = []
+        self._arrived = asyncio.Event()
+        self.last_batch = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Questions that the model has not begun with."""
+        return sum(len(waiting.questions) for waiting in self._waiting)
+
+    async def ask(self, key: K, questions: Sequence[Q]) -> list[A]:
+        """The answers to `questions`; OverloadedError at once when too many are waiting."""
+        num_waiting = self.num_waiting
+        if num_waiting and num_waiting + len(questions) > self._max_waiting:
+            raise OverloadedError("too many requests are waiting; come back in a second")
+        answers: asyncio.Future[list[A]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(key, questions, answers))
+        self._arrived.set()
+        return await answers
+
+    async def work(self) -> None:
+        """Answer until cancelled."""
+        while True:
+            await self._arrived.wait()
+            batch = self._next_batch()
+            if not batch:
+                self._arrived.clear()
+                continue
+            questions = [question for waiting in batch for question in waiting.questions]
+            self.last_batch = len(questions)
+            loop = asyncio.get_running_loop()
+            try:
+                answers = await loop.run_in_executor(
+                    self._executor, self._compute, batch[0].key, questions
+                )
+            except Exception as error:  # whoever asked gets it
+                for waiting in batch:
+                    with suppress(asyncio.InvalidStateError):
+                        waiting.answers.set_exception(error)
+                continue
+            start = 0
+            for waiting in batch:
+                end = start + len(waiting.questions)
+                with suppress(asyncio.InvalidStateError):  # who asked has gone
+                    waiting.answers.set_result(list(answers[start:end]))
+                start = end
+
+    def _next_batch(self) -> list[_Waiting[K, Q, A]]:
+        """The oldest question and those behind it that can be computed with it."""
+        self._waiting = [w for w in self._waiting if not w.answers.done()]  # the others gave up
+        batch: list[_Waiting[K, Q, A]] = []
+        size = 0
+        for waiting in self._waiting:
+            fits = not batch or size + len(waiting.questions) <= self._max_batch
+            if fits and (not batch or waiting.key == batch[0].key):
+                batch.append(waiting)
+                size += len(waiting.questions)
+        chosen = set(map(id, batch))
+        self._waiting = [w for w in self._waiting if id(w) not in chosen]
+        return batch

@@ -1,0 +1,258 @@
+"""Items that came after training take their place in a trained recommender; no weight changes.
+
+A newcomer has no vector of its own: its content and its codes speak for it, as for the cold items
+that training saw without theirs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bbqrec.bundle import RunFolder
+from bbqrec.data import TEXT_SEPARATOR
+from bbqrec.decoding import RankingConfig, make_ranker
+from bbqrec.errors import FeatureError, RequestError
+from bbqrec.features import Encoder, Features, load_encoder, standardize_like
+from bbqrec.features.image_files import UnreadableImageError
+from bbqrec.recommend import Recommender
+from bbqrec.recommender import (
+    RecommenderConfig,
+    build_recommender,
+    catalog_from_weights,
+    with_newcomers,
+)
+from bbqrec.semantic_ids import SemanticIds
+from bbqrec.serving.store import PostedItem
+from bbqrec.storage import read_json, read_tensors
+from bbqrec.tokenizer import Newcomers, NewContent, TokenizerConfig, tokenize_newcomers
+
+
+class Placed(NamedTuple):
+    """A posted item as the run's encoders see it: modality -> vector, where there is one."""
+
+    item_id: str
+    title: str
+    vectors: dict[str, Tensor]
+
+
+class Extended(NamedTuple):
+    """A recommender whose catalog goes on after the run's own, and where all its items lie.
+
+    Args:
+        likeness: unit vectors, by which similar items are found.
+    """
+
+    recommender: Recommender
+    likeness: Tensor
+
+
+class NewItems:
+    """Makes a run's recommender know posted items."""
+
+    def __init__(self, run: RunFolder, recommender: Recommender) -> None:
+        self._run = run
+        self._recommender = recommender
+        self._encoders: dict[str, Encoder] = {}
+
+    def encode(self, item: PostedItem) -> Placed:
+        """Let the encoders that the run was trained with read an item.
+
+        Raises:
+            RequestError: the image cannot be used, or the encoders find nothing in the item.
+            FeatureError: an encoder of the run is gone or no longer the same.
+        """
+        words = [part.strip() for part in (item.title, item.text or "") if part.strip()]
+        contents = {"text": TEXT_SEPARATOR.join(words) or None, "image": item.image}
+        vectors = {}
+        for f in self._features:
+            content = contents.get(f.identity["source"])
+            if content is None:
+                continue
+            folder = self._run.folder("encode") / "encoders" / f.modality
+            if f.modality not in self._encoders:
+                self._encoders[f.modality] = load_encoder(folder)
+            try:
+                vector = self._encoders[f.modality].encode([content])[0]
+            except UnreadableImageError as error:
+                raise RequestError(f"the image cannot be used: {error}") from None
+            if vector.any() and vector.isfinite().all():
+                vectors[f.modality] = vector
+        if not vectors:
+            raise RequestError(
+                "the run's encoders find nothing they know in this item; describe it in words "
+                "like those of the catalog, or send a picture if the run reads pictures"
+            )
+        return Placed(item.item_id, item.title or item.item_id, vectors)
+
+    def extend(self, posted: Sequence[Placed]) -> Extended:
+        """The recommender with `posted` after the run's own items, in that order.
+
+        Raises:
+            SemanticIdError: the run's tokenizer has no semantic ID to give.
+        """
+        base = self._recommender
+        if not posted:
+            return Extended(base, _directions(self._likeness, self._likeness))
+        vectors = [item.vectors for item in posted]
+        content = {f.modality: _rows(f, vectors) for f in self._features}
+        codes = base.semantic_ids.codes
+        is_seen = torch.from_numpy(base.dataset.popularity() > 0)
+        newcomers = tokenize_newcomers(
+            self._tokenizer, self._weights, self._features, content, codes, is_seen
+        )
+        ids = SemanticIds(torch.cat([codes, newcomers.codes]), base.semantic_ids.codebook_sizes)
+        model = self._model(content, newcomers, ids)
+        dataset = replace(
+            base.dataset,
+            item_ids=[*base.dataset.item_ids, *(item.item_id for item in posted)],
+            titles=[*base.dataset.titles, *(item.title for item in posted)],
+            is_cold=np.append(base.dataset.is_cold, np.ones(len(posted), bool)),
+        )
+        recommender = Recommender(dataset, ids, model, make_ranker(model, ids, self._ranking))
+        fused = newcomers.item_vectors["fused"]
+        likeness = torch.cat([self._likeness, fused])
+        return Extended(recommender, _directions(self._likeness, likeness))
+
+    def _model(
+        self, content: dict[str, NewContent], newcomers: Newcomers, ids: SemanticIds
+    ) -> torch.nn.Module:
+        """The same weights over longer tables."""
+        num_new = len(newcomers.codes)
+        features = {f.modality: f for f in self._features}
+        state = dict(self._recommender.model.state_dict())
+        more: dict[str, Tensor] = {
+            "catalog.codes": newcomers.codes,
+            "catalog.is_unseen": torch.ones(num_new, dtype=torch.bool),
+        }
+        for name in state:
+            place, _, rest = name.partition(".")
+            group, _, modality = rest.partition(".")
+            if name == "item_vectors.id_vectors":
+                more[name] = torch.zeros(num_new, state[name].shape[1])
+            elif place != "catalog":
+                continue
+            elif group == "content":
+                more[name] = self._content(features[modality], state[name], content[modality])
+            elif group in ("is_present", "similarity_present"):
+                everyone = torch.ones(num_new, dtype=torch.bool)  # "quantized" is no modality
+                known = content.get(modality)
+                more[name] = everyone if known is None else known.is_present
+            elif group == "similarity":
+                more[name] = self._similarity(modality, content, newcomers)
+        for name, rows in more.items():
+            state[name] = torch.cat([state[name], rows.to(state[name].dtype)])
+        for name, neighbors in catalog_from_weights(state)[0].neighbors.items():
+            units = self._units(features[name], content[name]) if name in features else None
+            found = with_newcomers(neighbors, num_new, units)
+            state[f"catalog.neighbor_items.{name}"] = found.items
+            state[f"catalog.neighbor_buckets.{name}"] = found.buckets
+        model = build_recommender(self._config, *catalog_from_weights(state))
+        model.load_state_dict(state)
+        return model.eval()
+
+    def _content(self, features: Features, table: Tensor, new: NewContent) -> Tensor:
+        """The map from the run's features to the table that the model reads, for other rows.
+
+        It is found from both, since the directions kept may differ in sign from machine to machine.
+        """
+        around = features.vectors[features.is_present].double()
+        mean = around.mean(0)
+        wanted = table[features.is_present].double()
+        weights = torch.linalg.lstsq(around - mean, wanted, driver="gelsd").solution
+        rows: Tensor = (new.vectors.double() - mean) @ weights * new.is_present[:, None]
+        return rows.float()
+
+    def _units(self, features: Features, new: NewContent) -> Tensor:
+        """Directions of all items, by which content makes neighbors."""
+        vectors, is_present = (
+            torch.cat(parts)
+            for parts in zip((features.vectors, features.is_present), new, strict=True)
+        )
+        whole = standardize_like(features, vectors, is_present)
+        return (
+            _directions(whole[: len(features.vectors)][features.is_present], whole)
+            * (is_present[:, None])
+        )
+
+    def _similarity(
+        self, name: str, content: dict[str, NewContent], newcomers: Newcomers
+    ) -> Tensor:
+        """Directions around the run's own mean, as its catalog's are."""
+        source = self._config.similarity.source
+        if source == "features":
+            features = next(f for f in self._features if f.modality == name)
+            vectors, is_present = content[name]
+            around = features.vectors[features.is_present]
+        elif source == "aligned":
+            key = f"aligned.{name}"
+            features = next(f for f in self._features if f.modality == name)
+            vectors, is_present = newcomers.item_vectors[key], content[name].is_present
+            around = self._item_vectors[key][features.is_present]
+        else:
+            vectors = newcomers.item_vectors["quantized"]
+            is_present = torch.ones(len(vectors), dtype=torch.bool)
+            around = self._item_vectors["quantized"]
+        return _directions(around, vectors) * is_present[:, None]
+
+    @cached_property
+    def _features(self) -> list[Features]:
+        self._run.verify("encode")
+        return self._run.features(self._run.dataset())
+
+    @cached_property
+    def _item_vectors(self) -> dict[str, Tensor]:
+        return read_tensors(self._run.folder("tokenize") / "item_vectors.safetensors")
+
+    @cached_property
+    def _likeness(self) -> Tensor:
+        """What the tokenizer learned of every item or, where IDs were brought along, content."""
+        fused = self._item_vectors.get("fused")
+        if fused is not None:
+            return fused
+        tables = [standardize_like(f, f.vectors, f.is_present) for f in self._features]
+        return torch.cat(tables, 1)
+
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        return read_tensors(self._run.folder("tokenize") / "weights.safetensors")
+
+    @cached_property
+    def _tokenizer(self) -> TokenizerConfig:
+        path = self._run.config_path
+        return TokenizerConfig.parse(read_json(path)["tokenizer"], source=str(path))
+
+    @cached_property
+    def _config(self) -> RecommenderConfig:
+        path = self._run.folder("train") / "model.json"
+        return RecommenderConfig.parse(read_json(path)["recommender"], source=str(path))
+
+    @cached_property
+    def _ranking(self) -> RankingConfig:
+        path = self._run.folder("train") / "model.json"
+        return RankingConfig.parse(read_json(path)["ranking"], source=str(path))
+
+
+def _rows(features: Features, vectors: Sequence[dict[str, Tensor]]) -> NewContent:
+    """One row per new item; zeros where it lacks the modality."""
+    found = [item.get(features.modality) for item in vectors]
+    for vector in found:
+        if vector is not None and vector.shape != (features.dim,):
+            raise FeatureError(
+                f"the {features.modality} encoder gives vectors of {len(vector)} dimensions, the "
+                f"run was trained on {features.dim}; run `bbqrec encode` again"
+            )
+    empty = torch.zeros(features.dim)
+    rows = torch.stack([empty if vector is None else vector for vector in found])
+    return NewContent(rows, torch.tensor([vector is not None for vector in found]))
+
+
+def _directions(around: Tensor, vectors: Tensor) -> Tensor:
+    """Unit vectors as seen from the mean of `around`."""
+    mean = around.double().mean(0) if len(around) else 0.0
+    return F.normalize(vectors.double() - mean, dim=-1).float()

@@ -1,0 +1,117 @@
+"""Whatever goes wrong as `application/problem+json` (RFC 9457): short, and echoing no input."""
+
+import logging
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from bbqrec.errors import (
+    BBQRecError,
+    ConflictError,
+    NotFoundError,
+    OverloadedError,
+    RequestError,
+    SemanticIdError,
+    StorageError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 5
+TITLES = {
+    400: "Bad request",
+    401: "Not authorized",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    408: "The request came too slowly",
+    409: "Conflict",
+    413: "The request is too large",
+    415: "Not JSON",
+    421: "Another host was meant",
+    422: "The request cannot be answered as asked",
+    431: "The request's headers are too large",
+    500: "A mistake in the server",
+    503: "Not now",
+    504: "It took too long",
+}
+STATUS_OF: dict[type[BBQRecError], int] = {
+    RequestError: 422,
+    SemanticIdError: 422,
+    NotFoundError: 404,
+    ConflictError: 409,
+    OverloadedError: 503,
+}
+
+logger = logging.getLogger(__name__)
+
+
+def problem(
+    status: int, detail: str, request_id: str, *, errors: list[dict[str, str]] | None = None
+) -> bytes:
+    """The body; `detail` is ours, never the caller's words."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": TITLES.get(status, "Problem"),
+        "status": status,
+        "detail": detail[:500],
+        "request_id": request_id,
+    }
+    if errors:
+        body["errors"] = errors
+    return orjson.dumps(body)
+
+
+def respond(
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    errors: list[dict[str, str]] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """`problem` as a response; 503 says when to come back."""
+    more = {"Retry-After": "1"} if status == 503 else {}
+    body = problem(status, detail, request.state.request_id, errors=errors)
+    return Response(body, status, {**more, **(headers or {})}, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Let every refusal of `app` be a problem."""
+
+    @app.exception_handler(HTTPException)
+    async def _of_framework(request: Request, error: HTTPException) -> Response:
+        detail = TITLES.get(error.status_code, "Problem").lower()
+        headers = dict(error.headers) if error.headers else None
+        return respond(request, error.status_code, detail, headers=headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _of_validation(request: Request, error: RequestValidationError) -> Response:
+        found = error.errors()
+        errors = [{"where": _where(e), "why": str(e["msg"])[:100]} for e in found[:MAX_ERRORS]]
+        detail = f"{len(found)} of the request's fields are not as the description asks"
+        return respond(request, 422, detail, errors=errors)
+
+    @app.exception_handler(Exception)
+    async def _of_nobody(request: Request, _: Exception) -> Response:
+        return respond(request, 500, "the server's log says more")  # the guard logs it
+
+    @app.exception_handler(BBQRecError)
+    async def _of_ours(request: Request, error: BBQRecError) -> Response:
+        status = STATUS_OF.get(type(error))
+        if status is not None:
+            return respond(request, status, str(error))
+        # The event store, or a file of the run: what is said of them is for the server's owner.
+        logger.error("request %s: %s", request.state.request_id, error)
+        what = "the event store" if isinstance(error, StorageError) else "a part of the run"
+        return respond(request, 503, f"{what} cannot be used now; the server's log says why")
+
+
+def _where(error: dict[str, Any]) -> str:
+    """Where in the request; the name of an unknown field is the caller's, and left out."""
+    place = list(error["loc"])
+    if error["type"] == "extra_forbidden":
+        place[-1] = "(unknown field)"
+    return ".".join(map(str, place))[:100]

@@ -1,0 +1,125 @@
+"""A server from start to end: the socket, the signals, the words at the start."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import uvicorn
+
+from bbqrec.errors import BBQRecError, RequestError, StorageError
+from bbqrec.serving.app import create_app
+from bbqrec.serving.config import ServeConfig
+from bbqrec.serving.service import Service
+from bbqrec.serving.store import EventStore
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+GRACE_S = 10
+
+logger = logging.getLogger(__name__)
+
+
+def serve(
+    run_dir: Path,
+    *,
+    host: str,
+    port: int,
+    events: str | None,
+    config: ServeConfig,
+    say: Callable[[str], None],
+) -> None:
+    """Answer requests until SIGINT or SIGTERM; SIGHUP reads the run folder again.
+
+    Args:
+        port: 0 takes any free one.
+        events: an SQLite file or a postgresql:// URL; None keeps them in the run folder.
+
+    Raises:
+        RequestError: open to other machines without a token.
+        StorageError: the address or the event store cannot be used.
+    """
+    if host not in LOOPBACK and config.token is None:
+        raise RequestError(
+            f"--host {host} lets other machines in, so a token is needed: set BBQREC_TOKEN to a "
+            "long random word, which requests then send as Authorization: Bearer ..."
+        )
+    torch.set_num_threads(1)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says at the start, we say
+    listener = _listen(host, port)
+    try:
+        if events is None:
+            events = str(run_dir / "serving" / "events.sqlite3")
+        service = _load(run_dir, events, config)
+    except BaseException:
+        listener.close()
+        raise
+    settings = uvicorn.Config(
+        create_app(service),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=GRACE_S,
+        backlog=1024,
+    )
+    server = uvicorn.Server(settings)
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listener.getsockname()[1]}"
+    where = events if "://" not in events else "PostgreSQL"
+    dataset = service.version.recommender.dataset
+
+    async def run() -> None:
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, lambda: tasks.add(asyncio.create_task(_reload(service)))
+        )
+        say(
+            f"version {service.version.name} of {run_dir} answers at {address} "
+            f"({dataset.num_items:,} items, {dataset.num_users:,} users)"
+        )
+        say(f"  what it can be asked: {address}/docs   its events: {where}")
+        await server.serve(sockets=[listener])
+
+    tasks: set[asyncio.Task[None]] = set()
+    with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
+        runner.run(run())
+
+
+async def _reload(service: Service) -> None:
+    try:
+        await service.reload()
+    except BBQRecError as error:
+        logger.error("%s", error)
+
+
+def _load(run_dir: Path, events: str, config: ServeConfig) -> Service:
+    if not run_dir.is_dir():  # else the store would make it one
+        raise StorageError(f"there is no run folder at {run_dir}; `bbqrec run` makes one")
+    store = EventStore(events)
+    try:
+        return Service(run_dir, store, config)
+    except BaseException:
+        store.close()
+        raise
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=1024)
+        listener.setblocking(False)
+        return listener
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(
+            f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
+        ) from None
+
+
+def tokens() -> tuple[str | None, str | None]:
+    """BBQREC_TOKEN and BBQREC_ADMIN_TOKEN: not options, which every user of a machine can list."""
+    return os.environ.get("BBQREC_TOKEN") or None, os.environ.get("BBQREC_ADMIN_TOKEN") or None

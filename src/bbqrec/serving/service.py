@@ -1,0 +1,394 @@
+"""A run behind requests: the version in use, what is remembered of it, and how it is swapped."""
+
+import asyncio
+import base64
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import orjson
+
+from bbqrec.errors import (
+    BBQRecError,
+    ConflictError,
+    NotFoundError,
+    RequestError,
+    StorageError,
+)
+from bbqrec.recommend import Recommendation
+from bbqrec.serving.api import EventsRequest, ItemRequest, RecommendRequest
+from bbqrec.serving.batcher import Batcher
+from bbqrec.serving.cache import RecentlyUsed
+from bbqrec.serving.config import ServeConfig
+from bbqrec.serving.metrics import Metrics
+from bbqrec.serving.store import Event, EventStore, PostedItem, hash_user
+from bbqrec.serving.version import History, Options, Version
+
+MAX_NAMED_UNKNOWN = 100
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    """A recommendation as it is remembered: the items are JSON already."""
+
+    items: bytes
+    is_fallback: bool
+    unknown_items: list[str]
+
+
+class State(NamedTuple):
+    """A version and what was computed with it; they are swapped together, so none can be stale."""
+
+    version: Version
+    answers: RecentlyUsed[tuple[History, Options], Answer]
+    histories: RecentlyUsed[str, History]
+
+
+class Service:
+    """Everything the routes call. Lives in one event loop; heavy work is done on threads."""
+
+    def __init__(self, run_dir: Path, store: EventStore, config: ServeConfig) -> None:
+        """Load the run and try it; raises BBQRecError when it cannot be served."""
+        self.config = config
+        self.metrics = Metrics()
+        self._run_dir = run_dir
+        self._store = store
+        self._forgotten = store.forgotten()
+        version = Version.load(run_dir, store.items(), store.withdrawn())
+        version.check(version.golden_histories())
+        self._use(version)
+        # The model has a thread of its own: torch is fastest with one caller.
+        self._model_thread = ThreadPoolExecutor(1, "model")
+        self._builder_thread = ThreadPoolExecutor(1, "builder")
+        self._store_threads = ThreadPoolExecutor(4, "store")
+        self._reads: dict[str, object] = {}  # users whose history is being read, unless changed
+        self._changes: set[asyncio.Task[Any]] = set()
+        self._is_running = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Answer requests within."""
+        self._changing = asyncio.Lock()
+        self._batcher: Batcher[tuple[Version, Options], History, Recommendation] = Batcher(
+            self._compute,
+            self._model_thread,
+            max_batch=self.config.max_batch,
+            max_waiting=self.config.max_waiting,
+        )
+        worker = asyncio.create_task(self._batcher.work())
+        self.metrics.waiting.set_function(lambda: self._batcher.num_waiting)
+        self._is_running = True
+        try:
+            yield
+        finally:
+            self._is_running = False
+            await asyncio.gather(*self._changes, return_exceptions=True)
+            worker.cancel()
+            with suppress(asyncio.CancelledError):
+                await worker
+            for threads in (self._model_thread, self._builder_thread, self._store_threads):
+                threads.shutdown()
+            self._store.close()
+
+    @property
+    def version(self) -> Version:
+        return self._state.version
+
+    @property
+    def is_ready(self) -> bool:
+        return self._is_running
+
+    async def recommend(self, asked: RecommendRequest) -> bytes:
+        """JSON of `RecommendOut`."""
+        state = self._state
+        if asked.beam_width is not None and asked.beam_width > self.config.max_beam:
+            raise RequestError(f"beam_width may be at most {self.config.max_beam} here")
+        options = Options(
+            asked.k,
+            asked.exclude_seen,
+            None if asked.allow is None else frozenset(asked.allow),
+            frozenset(asked.exclude),
+            asked.beam_width,
+        )
+        if asked.user_ids is not None:
+            histories, is_stale = await self._histories(state, asked.user_ids)
+        else:
+            histories, is_stale = [tuple(history) for history in asked.histories or ()], False
+        answers = await self.answers(state, histories, options)
+        user_ids: Sequence[str | None] = asked.user_ids or [None] * len(histories)
+        return orjson.dumps(
+            {
+                "model_version": state.version.name,
+                "answers": [
+                    {
+                        "user_id": user_id,
+                        "items": orjson.Fragment(answer.items),
+                        "is_fallback": answer.is_fallback,
+                        "unknown_items": answer.unknown_items,
+                        "is_history_stale": is_stale,
+                    }
+                    for user_id, answer in zip(user_ids, answers, strict=True)
+                ],
+            }
+        )
+
+    async def answers(
+        self, state: State, histories: Sequence[History], options: Options
+    ) -> list[Answer]:
+        """One answer per history, remembered ones without asking the model."""
+        found = {history: state.answers.get((history, options)) for history in histories}
+        missing = [history for history, answer in found.items() if answer is None]
+        self.metrics.cached.labels("cache").inc(len(histories) - len(missing))
+        if missing:
+            self.metrics.cached.labels("model").inc(len(missing))
+            computed = await self._batcher.ask((state.version, options), missing)
+            for history, recommendation in zip(missing, computed, strict=True):
+                fresh = found[history] = _as_answer(recommendation)
+                state.answers.put((history, options), fresh, 1 + len(history) + options.k)
+        return [answer for history in histories if (answer := found[history]) is not None]
+
+    async def append(self, asked: EventsRequest, key: str | None) -> dict[str, Any]:
+        """Store events; they count in every answer that is asked for from then on."""
+        now = time.time()
+        events = [
+            Event(e.user_id, e.item_id, now if e.time is None else e.time) for e in asked.events
+        ]
+        digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
+
+        async def store() -> bool:
+            try:
+                return await self._in_store(lambda: self._store.append(events, key, digest))
+            finally:
+                for event in events:
+                    self._user_changed(event.user_id)
+
+        is_new = await self._to_the_end(store())
+        self.metrics.events.inc(len(events) if is_new else 0)
+        return {"stored": len(events) if is_new else 0, "is_replay": not is_new}
+
+    async def user(self, user_id: str) -> dict[str, Any]:
+        """The user's history with times; NotFoundError for somebody of whom nothing is known."""
+        events = (await self._in_store(lambda: self._store.events_of([user_id])))[0]
+        history: list[dict[str, Any]] = [
+            {"item_id": item_id, "time": None} for item_id in self._base(self.version, user_id)
+        ]
+        history += [{"item_id": event.item_id, "time": event.time} for event in events]
+        if not history:
+            raise NotFoundError("nothing is known of this user")
+        return {"user_id": user_id, "history": history}
+
+    async def forget(self, user_id: str) -> None:
+        """Delete what was posted of a user and use nothing that the run knows."""
+
+        async def forget() -> None:
+            try:
+                await self._in_store(lambda: self._store.forget(user_id))
+            finally:  # whoever asked for it was not to be remembered, come what may
+                self._forgotten.add(hash_user(user_id))
+                self._user_changed(user_id)
+
+        await self._to_the_end(forget())
+
+    def item(self, item_id: str) -> dict[str, Any]:
+        """What is known of an item; NotFoundError for unknown and withdrawn ones."""
+        return _describe(self.version, item_id)
+
+    async def similar(self, item_id: str, k: int) -> dict[str, Any]:
+        """Items that are alike in content and, where the tokenizer learned it, in behavior."""
+        version = self.version
+        items = await self._on(self._model_thread, lambda: version.similar(item_id, k))
+        return {
+            "model_version": version.name,
+            "items": [
+                {"item_id": i.item_id, "title": i.title, "cosine": i.log_probability} for i in items
+            ],
+        }
+
+    async def post_item(self, asked: ItemRequest) -> dict[str, Any]:
+        """Give a new item its place; recommendable and durable when this returns."""
+        item = PostedItem(
+            asked.item_id, asked.title, asked.text or None, _decoded(asked.image) or None
+        )
+
+        async def post() -> dict[str, Any]:
+            async with self._changing:
+                old = self.version
+                version = await self._on(self._builder_thread, lambda: _warm(old.with_item(item)))
+                await self._in_store(lambda: self._store.add_item(item))
+                self._use(version)
+                return {**_describe(version, item.item_id), "model_version": version.name}
+
+        return await self._to_the_end(post())
+
+    async def withdraw(self, item_id: str) -> None:
+        """Never recommend an item again; NotFoundError when it is not there."""
+
+        async def withdraw() -> None:
+            async with self._changing:
+                old = self.version
+                old.item(item_id)
+                await self._in_store(lambda: self._store.withdraw(item_id))
+                self._use(old.with_withdrawn(old.withdrawn | {item_id}))
+
+        await self._to_the_end(withdraw())
+
+    async def restore(self, item_id: str) -> None:
+        """Undo `withdraw`; NotFoundError when the item was not withdrawn."""
+
+        async def restore() -> None:
+            async with self._changing:
+                old = self.version
+                if item_id not in old.withdrawn:
+                    raise NotFoundError("no item of this id was withdrawn")
+                await self._in_store(lambda: self._store.restore(item_id))
+                self._use(old.with_withdrawn(old.withdrawn - {item_id}))
+
+        await self._to_the_end(restore())
+
+    async def reload(self) -> dict[str, str]:
+        """Read the run folder again and serve what it holds now, if that can answer.
+
+        Raises ConflictError when it cannot; then the old version goes on answering.
+        """
+        return await self._to_the_end(self._reload())
+
+    async def _reload(self) -> dict[str, str]:
+        async with self._changing:
+            old = self.version
+
+            def build() -> Version:
+                version = Version.load(self._run_dir, self._store.items(), old.withdrawn)
+                version.check(old.golden_histories())
+                return version
+
+            try:
+                version = await self._on(self._builder_thread, build)
+            except Exception as error:  # whatever is wrong with it, the old one serves
+                self.metrics.swaps.labels("refused").inc()
+                is_ours = isinstance(error, BBQRecError)
+                logger.error("kept version %s: %s", old.name, error, exc_info=not is_ours)
+                raise ConflictError(
+                    "the run folder does not hold a version that can answer, so the old one "
+                    "keeps serving; the server's log says why"
+                ) from None
+            self._use(version)
+            self.metrics.swaps.labels("done").inc()
+            logger.info("version %s answers now, %s no longer", version.name, old.name)
+            return {"model_version": version.name, "previous": old.name}
+
+    async def histories_of(self, user_ids: Sequence[str]) -> tuple[State, list[History]]:
+        """The state to answer with, and the users' histories as it knows them."""
+        state = self._state
+        return state, (await self._histories(state, user_ids))[0]
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def _use(self, version: Version) -> None:
+        size = self.config.max_cached
+        self._state = State(version, RecentlyUsed(size), RecentlyUsed(size))
+        self.metrics.version.clear()
+        self.metrics.version.labels(version.name).set(1)
+
+    def _compute(
+        self, key: tuple[Version, Options], histories: list[History]
+    ) -> list[Recommendation]:
+        version, options = key
+        self.metrics.batch.observe(len(histories))
+        return version.recommend(histories, options)
+
+    async def _histories(self, state: State, user_ids: Sequence[str]) -> tuple[list[History], bool]:
+        """Each user's item ids, oldest first, and whether the store could not be asked."""
+        found = {user_id: state.histories.get(user_id) for user_id in user_ids}
+        missing = [user_id for user_id, history in found.items() if history is None]
+        if not missing:
+            return [found[user_id] or () for user_id in user_ids], False
+        token = object()
+        self._reads.update(dict.fromkeys(missing, token))
+        is_stale = False
+        try:
+            events = await self._in_store(lambda: self._store.events_of(missing))
+        except StorageError:
+            events, is_stale = [[] for _ in missing], True
+        except asyncio.CancelledError:
+            for user_id in missing:
+                self._reads.pop(user_id, None)
+            raise
+        for user_id, posted in zip(missing, events, strict=True):
+            base = self._base(state.version, user_id)
+            found[user_id] = history = (*base, *(event.item_id for event in posted))
+            # Another write since then may not be in it, and another read may be newer.
+            if self._reads.get(user_id) is token:
+                del self._reads[user_id]
+                if not is_stale:
+                    state.histories.put(user_id, history, 1 + len(history))
+        return [found[user_id] or () for user_id in user_ids], is_stale
+
+    def _base(self, version: Version, user_id: str) -> list[str]:
+        if self._forgotten and hash_user(user_id) in self._forgotten:
+            return []
+        return version.base_history(user_id) or []
+
+    def _user_changed(self, user_id: str) -> None:
+        self._reads.pop(user_id, None)
+        self._state.histories.drop(user_id)
+
+    async def _to_the_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Whoever asked may hang up or run out of time: what was begun is finished, whole."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def _in_store(self, function: Callable[[], T]) -> T:
+        try:
+            return await self._on(self._store_threads, function)
+        except StorageError:
+            self.metrics.store_failures.inc()
+            raise
+
+    def _on(self, threads: ThreadPoolExecutor, function: Callable[[], T]) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(threads, function)
+
+
+def _warm(version: Version) -> Version:
+    """Let the first request not wait for what the model remembers of its catalog."""
+    version.recommend([()], Options(1))
+    return version
+
+
+def _as_answer(recommendation: Recommendation) -> Answer:
+    return Answer(
+        orjson.dumps([item._asdict() for item in recommendation.items]),
+        recommendation.is_fallback,
+        recommendation.unknown_items[:MAX_NAMED_UNKNOWN],
+    )
+
+
+def _describe(version: Version, item_id: str) -> dict[str, Any]:
+    item = version.item(item_id)
+    recommender = version.recommender
+    num_own = recommender.dataset.num_items - len(version.posted)
+    return {
+        "item_id": item_id,
+        "title": recommender.dataset.titles[item],
+        "semantic_id": recommender.semantic_ids.codes[item].tolist(),
+        "is_new": item >= num_own,
+        "times_taken": int(version.popularity[item]),
+    }
+
+
+def _decoded(image: str) -> bytes:
+    try:
+        return base64.b64decode(image, validate=True)
+    except ValueError:
+        raise RequestError("image is not base64; send the bytes of an image file in it") from None

@@ -1,0 +1,33 @@
+"""A new item that is the twin of an old one is read as the old one is."""
+
+from pathlib import Path
+
+import torch
+
+from bbqrec.bundle import RunFolder
+from bbqrec.recommend import Recommender
+from bbqrec.serving.new_items import NewItems, Placed
+
+
+def test_a_twin_has_the_content_and_the_neighbors_of_its_original(run: Path) -> None:
+    folder = RunFolder(run)
+    recommender = Recommender.from_pretrained(run)
+    original, num_items = 4, recommender.dataset.num_items
+    features = {f.modality: f for f in folder.features(folder.dataset())}
+    vectors = {name: f.vectors[original] for name, f in features.items()}
+
+    extended = NewItems(folder, recommender).extend([Placed("twin", "Twin", vectors)])
+
+    catalog = extended.recommender.model.catalog
+    for name, f in features.items():
+        table = catalog.content[name]
+        torch.testing.assert_close(table[-1], table[original], atol=1e-3, rtol=1e-3)
+        found = catalog.neighbors()[name]
+        assert found.items.shape[1] == num_items + 2
+        row = found.items[0, original][found.buckets[0, original] < len(found.edges) + 1]
+        assert num_items in row.tolist(), name
+        assert f.dim >= table.shape[1]
+    old = recommender.model.catalog.neighbors()["behavior"]
+    new = catalog.neighbors()["behavior"]
+    assert torch.equal(new.items[:, :num_items], old.items[:, :num_items])
+    assert (new.buckets[:, num_items:] == len(new.edges) + 1).all()

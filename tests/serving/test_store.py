@@ -1,0 +1,108 @@
+"""The store keeps the same promises in SQLite and in PostgreSQL."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bbqrec.errors import ConflictError, RunBusyError, StorageError
+from bbqrec.serving import Event, EventStore, PostedItem
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """The URL of a fresh server; it refuses to run as root, so then it runs as its own user."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed")
+    user = None
+    if os.getuid() == 0:
+        try:
+            user = pwd.getpwnam("postgres").pw_name
+        except KeyError:
+            pytest.skip("there is no user postgres to run PostgreSQL as")
+    folder = Path(tempfile.mkdtemp(prefix="pg"))
+    if user is not None:
+        shutil.chown(folder, user)
+    control = [str(found[-1].with_name("pg_ctl")), "-D", str(folder / "data"), "-w"]
+
+    def call(*command: str) -> None:
+        subprocess.run(command, user=user, check=True, capture_output=True, cwd=folder, timeout=60)
+
+    call(str(found[-1]), "-D", str(folder / "data"), "-A", "trust", "-U", "bbqrec", "--no-sync")
+    # A socket in its folder, no port; its output to a file, or `capture_output` waits for ever.
+    options = f"-k {folder} -c listen_addresses='' -F"
+    call(*control, "-l", str(folder / "log"), "-o", options, "start")
+    yield f"postgresql://bbqrec@/postgres?host={folder}"
+    call(*control, "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("postgres")
+        return url
+    return str(tmp_path / "deep" / "events.sqlite3")
+
+
+def test_what_is_stored_is_found_by_whoever_opens_it_next(place: str) -> None:
+    store = EventStore(place)
+    events = [Event("ü", "late", 2.5), Event("ü", "early", 1.0), Event("other", "x", 0.0)]
+    picture = bytes(range(256))
+
+    assert store.append(events, "key", "digest")
+    assert not store.append(events, "key", "digest")
+    with pytest.raises(ConflictError):
+        store.append(events[:1], "key", "another digest")
+    store.append([Event("ü", "also late", 2.5)])
+    for item_id in ("b", "a"):
+        store.add_item(PostedItem(item_id, "Title", None, picture))
+    with pytest.raises(ConflictError):
+        store.add_item(PostedItem("a", "Title", "text", None))
+    for item_id in ("gone", "gone", "back"):
+        store.withdraw(item_id)
+    store.restore("back")
+    store.forget("other")
+    with pytest.raises(RunBusyError, match="another server keeps its events"):
+        EventStore(place)
+    store.close()
+
+    again = EventStore(place)
+    mine, others, nobodys = again.events_of(["ü", "other", "nobody"])
+    assert [event.item_id for event in mine] == ["early", "late", "also late"]
+    assert others == nobodys == []
+    assert len(again.forgotten()) == 1
+    assert [item.item_id for item in again.items()] == ["b", "a"]
+    assert {item.image for item in again.items()} == {picture}
+    assert again.withdrawn() == {"gone"}
+    again.close()
+
+
+def test_a_full_disk_is_told_and_what_was_stored_stays(tmp_path: Path) -> None:
+    """A limit of pages stands in for the disk: SQLite reports both alike."""
+    store = EventStore(str(tmp_path / "events.sqlite3"))
+    store.append([Event("u", "kept", 1.0)])
+    engine = store._engine
+    assert engine is not None
+    with engine.connect() as connection:  # the only one, which the store goes on with
+        connection.exec_driver_sql("PRAGMA max_page_count = 20")
+
+    with pytest.raises(StorageError, match="full"):
+        store.append([Event("u", "x" * 1000, 2.0)] * 1000, "key", "digest")
+
+    assert [event.item_id for event in store.events_of(["u"])[0]] == ["kept"]
+    assert store.append([Event("u", "small", 3.0)], "key", "digest")
+    store.close()
+
+
+def test_a_database_that_cannot_be_reached_is_one_sentence() -> None:
+    with pytest.raises(StorageError, match="cannot use the database of --events") as refused:
+        EventStore("postgresql://u:secret@127.0.0.1:1/x")
+
+    assert "secret" not in str(refused.value)
