@@ -109,7 +109,10 @@ class Recommender:
         try:
             model = build_recommender(config, *catalog_from_weights(weights))
         except KeyError as error:
-            raise CorruptArtifactError(f"{folder}/model.safetensors lacks {error}") from None
+            raise CorruptArtifactError(
+                f"{folder}/model.safetensors lacks {error}: it is damaged or of another version of "
+                f"bbqrec; `bbqrec run --out {path}` trains it again"
+            ) from None
         load_weights(model, folder / "model.safetensors")
         model = model.to(device).eval()
         return cls(dataset, ids, model, make_ranker(model, ids, ranking, device=device))

@@ -122,7 +122,8 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
     ]
     if wrong:
         raise CorruptArtifactError(
-            f"{path} does not fit this model: {wrong[0]} is missing, unknown or of another shape"
+            f"{path} does not fit this model: {wrong[0]} is missing, unknown or of another shape; "
+            "it is damaged or of another version of bbqrec"
         )
     bad = [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     if bad:
