@@ -133,7 +133,7 @@ def _facts(config: BenchmarkConfig, table: DataSetTables) -> str:
 def _codes(table: DataSetTables) -> str:
     """A line per row whose model reads or writes codes; empty where none does."""
     health = {
-        row.name: row.cells[0].facts["semantic_ids"]
+        row.name: row.cells[0].facts.get("semantic_ids", {})
         for row in table.rows
         if row.cells[0].settings.get("recommender", {}).get("use_codes")
     }
