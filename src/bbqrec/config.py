@@ -4,6 +4,7 @@ import copy
 import inspect
 import tomllib
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,8 +54,12 @@ def _rule(error: Any, model: type[BaseModel]) -> str:
             if isinstance(annotation, type) and issubclass(annotation, BaseModel)
             else None
         )
-    keys = ", ".join(sorted(known.model_fields)) if known else "see `bbqrec settings`"
-    return f"there is no such setting; known here: {keys}"
+    if known is None:
+        return "there is no such setting; see `bbqrec settings`"
+    names = sorted(known.model_fields)
+    close = get_close_matches(str(error["loc"][-1]), names, n=1)
+    meant = f" (did you mean {close[0]}?)" if close else ""
+    return f"there is no such setting{meant}; known here: {', '.join(names)}"
 
 
 def read_toml(path: Path) -> dict[str, Any]:

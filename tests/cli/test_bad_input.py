@@ -64,7 +64,7 @@ def test_one_csv_with_pictures_becomes_a_run_in_one_command(shop: Path, finished
         ("user_id,item_id,timestamp\nu,é,1\n".encode("latin-1"), (), "not utf-8.*encoding=latin-1"),
         ("user_id,item_id,timestamp\nu,i,1\n".encode("utf-16"), (), "prepare.encoding=utf-16"),
         ("user_id,item_id,timestamp\nu,i,1\n", ("prepare.min_user=5",), "lower prepare.min_user"),
-        ("", ("prepare.min_usr=5",), "prepare.min_usr: there is no such setting.*min_user"),
+        ("", ("prepare.min_usr=5",), r"min_usr: there is no such setting \(did you mean min_user"),
         ("", ("prepare.min_user=0",), "prepare.min_user: .*greater than or equal to 1"),
         ("", ("prepare.min_user",), "must look like section.key=value"),
         ("", (f"seed={2**64}",), "64-bit"),

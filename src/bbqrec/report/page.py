@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import torch
+from torch import Tensor
 
 from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset, load_texts
@@ -135,9 +136,18 @@ def _learned(run: RunFolder) -> dict[str, Any]:
         "heat_tables": [heat_table(name, tables[name], labels[name]) for name in sorted(tables)],
         "repeats": repeats
         and heat_table("repeats", torch.tensor(list(repeats.values()))[:, None], list(repeats)),
-        "neighbors": [heat_table(n, t.T, _likeness(t.shape[1])) for n, t in neighbors.items()],
+        "neighbors": [
+            heat_table(name, _learned_ages(table).T, _likeness(table.shape[1]))
+            for name, table in neighbors.items()
+        ],
         "ages": AGE_LABELS,
     }
+
+
+def _learned_ages(table: Tensor) -> Tensor:
+    """Without the ages of which nothing was learned: no history is that long."""
+    is_learned = table.any(1).nonzero()
+    return table[: int(is_learned.max()) + 1 if len(is_learned) else 1]
 
 
 def _likeness(num_buckets: int) -> list[str]:
