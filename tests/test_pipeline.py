@@ -318,7 +318,7 @@ def test_settings_survive_a_round_trip_through_toml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"trainning": {}}, "trainning: there is no such setting; known here: .*training"),
+        ({"trainning": {}}, "trainning: there is no such setting .did you mean training.*training"),
         ({"training": {"epoch": 3}}, "training.epoch: .*known here: .*epochs"),
         ({"training": {"epochs": 0}}, "training.epochs: .*greater than or equal to 1.*0"),
         ({"training": {"epochs": "3"}}, "training.epochs: .*integer.*'3'"),
