@@ -18,7 +18,7 @@ from bbqrec.bundle import RunFolder
 from bbqrec.data import TEXT_SEPARATOR
 from bbqrec.decoding import RankingConfig, make_ranker
 from bbqrec.errors import FeatureError, RequestError
-from bbqrec.features import Encoder, Features, load_encoder, standardize_like
+from bbqrec.features import Encoder, Features, load_encoder, standardize, standardize_like
 from bbqrec.features.image_files import UnreadableImageError
 from bbqrec.recommend import Recommender
 from bbqrec.recommender import (
@@ -215,8 +215,7 @@ class NewItems:
         fused = self._item_vectors.get("fused")
         if fused is not None:
             return fused
-        tables = [standardize_like(f, f.vectors, f.is_present) for f in self._features]
-        return torch.cat(tables, 1)
+        return torch.cat([standardize(f) for f in self._features], 1)
 
     @cached_property
     def _weights(self) -> dict[str, Tensor]:

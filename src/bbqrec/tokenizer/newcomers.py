@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from bbqrec.errors import CorruptArtifactError, SemanticIdError
-from bbqrec.features import Features, standardize_like
+from bbqrec.features import Features, standardize, standardize_like
 from bbqrec.tokenizer.assignment import explained_by, greedy_codes, join_parts
 from bbqrec.tokenizer.behavior_bound import BehaviorBoundTokenizer, ItemContent
 from bbqrec.tokenizer.collisions import place_newcomers
@@ -118,7 +118,7 @@ def _behavior_bound(
     targets, fused = tokenizer.id_targets(streams), streams.fused
     known = ItemContent(
         torch.arange(len(is_seen)),
-        {f.modality: standardize_like(f, f.vectors, f.is_present) for f in catalog},
+        {f.modality: standardize(f) for f in catalog},
         torch.stack([*(f.is_present for f in catalog), is_seen][: tokenizer.num_streams], 1),
     )
     for pattern in torch.unique(has, dim=0):
