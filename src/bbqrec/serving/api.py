@@ -3,7 +3,7 @@
 Requests are checked here and nowhere else. Nothing is converted: "5" is no number, 1.5 no count.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ MAX_IDS = 10_000
 MAX_USERS = 256
 MAX_EVENTS = 1000
 MAX_K = 1000
+MAX_EXPLAINED_USERS = 8
 END_OF_TIME = 253_402_300_799  # the last second of the year 9999
 
 # Control characters are never meant, and an id that no path can hold could not be deleted.
@@ -71,6 +72,8 @@ class RecommendRequest(Config):
     """Only these items may appear; absent, all may."""
     beam_width: Count = absent()
     """How many prefixes the search keeps: of runs that generate, up to the server's --max-beam."""
+    explain: bool = False
+    """Say why the model chose them of the first 10 items of the first 8 users."""
 
     @model_validator(mode="after")
     def _names_users_once(self) -> "RecommendRequest":
@@ -113,10 +116,81 @@ class Answered(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True, protected_namespaces=())
 
 
+class PartsOut(Answered):
+    """What the dense logit is the sum of; parts that the run does not use are 0."""
+
+    own: float
+    """The item's own vector: what is true of it alone."""
+    content: dict[str, float]
+    """By modality: text, image, ..."""
+    codes: float
+    """The vectors of its semantic ID's codes: what it shares with others."""
+    neighbors: float
+    """It is like items that the user had lately."""
+    repeat: float
+    """The user had it before."""
+
+
+class HistoryPartOut(Answered):
+    """One event of the history and what it did for the item that is explained."""
+
+    item_id: str
+    title: str
+    attention: float | None
+    """Share of the last layer's attention (mean over heads); null where the event is older than
+    what the model attends to."""
+    similarity_bias: dict[str, float]
+    """What its likeness to the latest item added to the attention logit, by modality (mean over
+    heads)."""
+    neighbor: dict[str, float]
+    """What it gave to the dense logit since the two are near neighbors, by kind of likeness."""
+    left_out: float
+    """The item's score minus its score if this event had not been: above 0, it speaks for it."""
+
+
+class CodeOut(Answered):
+    code: int
+    label: str
+    """The most telling words of the items that share the semantic ID so far; "" if none."""
+    log_probability: float
+    """Given the codes before it."""
+
+
+class LevelOut(CodeOut):
+    runners_up: list[CodeOut]
+    """The likeliest other codes that lead to an item, at most 3."""
+
+
+class ExplanationOut(Answered):
+    """Why the model gave an item its score, in numbers of the model itself.
+
+    score = logit - log_normalizer where `rank_by` is "dense"; the sum of the levels'
+    log-probabilities where it is "generative"; the first + generative_weight x the second where
+    it is "both".
+    """
+
+    score: float
+    rank_by: Literal["dense", "generative", "both"]
+    logit: float | None
+    """The sum of `parts`."""
+    log_normalizer: float | None
+    generative_weight: float
+    parts: PartsOut | None
+    """None where the run does not rank by the dense score."""
+    attention_elsewhere: float
+    """The attention that went to no event of the history: to its start or end."""
+    history: list[HistoryPartOut]
+    """Every event that was read, oldest first."""
+    levels: list[LevelOut] | None
+    """How the generative probability fell, coarse to fine; None without a trained decoder."""
+
+
 class ItemOut(Answered):
     item_id: str
     title: str
     log_probability: float
+    explanation: ExplanationOut | None = None
+    """If asked to `explain`; null where items are popular ones (`is_fallback`) or too many."""
 
 
 class AnswerOut(Answered):
