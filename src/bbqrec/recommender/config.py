@@ -68,7 +68,9 @@ class RecommenderConfig(Config):
         use_id, use_content, use_codes: which parts an item's vector is the sum of (`one_pass`).
         content_dim: main directions of each modality that item vectors read; None: one for every
             32 items, since content of as many dimensions as items is learned by heart.
-        id_dropout: chance in training that an item is seen without its own vector.
+        item_dropout: share of items that each training step treats as it treats unseen ones, told
+            by their content alone; so new items can be ranked. Without effect where nothing
+            reads content.
         user_start: where training begins: users beside their "last_item", which suits items that
             are followed by their like, or in a "random" direction.
         dense_score: the "cosine" of user and item vectors over the temperature, or their "dot"
@@ -95,7 +97,7 @@ class RecommenderConfig(Config):
     use_content: bool = True
     use_codes: bool = True
     content_dim: int | None = Field(None, ge=1)
-    id_dropout: float = Field(0.2, ge=0, lt=1)
+    item_dropout: float = Field(0.2, ge=0, lt=1)
     user_start: Literal["last_item", "random"] = "last_item"
     dense_score: Literal["cosine", "dot"] = "cosine"
     repeat_bias: bool = True

@@ -5,9 +5,11 @@ for items that a user already had, the neighbor bias for new ones like those tha
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bbqrec.recommender.neighbor_bias import add_neighbor_bias
@@ -19,18 +21,21 @@ class Evidence(NamedTuple):
     """What the tables read of the histories; None where the model has no such table.
 
     Args:
+        is_unseen: items that training never saw, or should not know now.
         recent: the latest items of each entry, latest first, -1 for none.
         folds: in training, the neighbors to read (`Neighbors`).
     """
 
+    is_unseen: Bool[Tensor, " item"]
     repeats: Repeats | None = None
     recent: Int[Tensor, "entry age"] | None = None
     folds: Int[Tensor, " entry"] | None = None
-    neighbors: tuple[Neighbors, ...] = ()
+    neighbors: Mapping[str, Neighbors] = MappingProxyType({})
 
     def part(self, begin: int, end: int) -> "Evidence":
         """The evidence of the entries `begin` to `end`, counted from `begin`."""
         return Evidence(
+            self.is_unseen,
             None if self.repeats is None else self.repeats.part(begin, end),
             None if self.recent is None else self.recent[begin:end],
             None if self.folds is None else self.folds[begin:end],
@@ -47,15 +52,22 @@ def dense_logits(
     """Every item's logit for every user state.
 
     Args:
-        biases: the model's tables, "repeat" and "neighbor", as far as it has them.
+        biases: the model's tables, "unseen", "repeat" and "neighbor", as far as it has them.
     """
-    logits = (user_states @ output_table.T).float()  # (all that follows changes it in place)
+    of_items = evidence.is_unseen * biases["unseen"] if "unseen" in biases else None
+    # All that follows changes the logits in place.
+    logits = F.linear(user_states, output_table, of_items).float()
     repeats, own = evidence.repeats, None
     if repeats is not None:
         own = logits[repeats.entries, repeats.items]
     if evidence.recent is not None:
         add_neighbor_bias(
-            logits, biases["neighbor"], evidence.recent, evidence.neighbors, evidence.folds
+            logits,
+            biases["neighbor"],
+            evidence.recent,
+            evidence.neighbors,
+            evidence.is_unseen,
+            evidence.folds,
         )
     if repeats is not None and own is not None:
         # Neighbors speak for what is new to the user; of what was had, repeats are the measure.

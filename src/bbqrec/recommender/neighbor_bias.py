@@ -3,17 +3,18 @@
 The dense score compares a user with every item through few numbers; that this very item often
 follows that one is what they blur. A table of likeness x age, one per kind of likeness, adds it
 back: logit(user, item) + sum over the latest items j of table[age of j, likeness of j and item].
+Items that training never saw have a table of their own, and no neighbors by behavior.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bbqrec.ranking import Histories
-from bbqrec.recommender.tables import Neighbors
+from bbqrec.recommender.tables import BEHAVIOR, Neighbors
 
 
 def recent_items(
@@ -40,23 +41,31 @@ def num_age_buckets(length: int) -> int:
 
 def add_neighbor_bias(
     logits: Float[Tensor, "entry item"],
-    bias: Float[Tensor, "kind age_bucket bucket"],
+    bias: Float[Tensor, "kind table age_bucket bucket"],
     recent: Int[Tensor, "entry age"],
-    neighbors: Sequence[Neighbors],
+    neighbors: Mapping[str, Neighbors],
+    is_unseen: Bool[Tensor, " item"],
     folds: Int[Tensor, " entry"] | None = None,
 ) -> Float[Tensor, "entry item"]:
     """Add to `logits`, in place, what the neighbors of each entry's `recent` items gain.
 
     Args:
-        neighbors: one per row of `bias`.
+        bias: one table, or a second one for unseen items.
+        neighbors: one per kind, in the order of `bias`.
+        is_unseen: items of which no behavior is known, or in training may not be.
         folds: in training, the table that has not read the entry's user.
     """
     values = F.pad(bias, (0, 1))  # the last bucket is nothing
     age = torch.arange(1, recent.shape[1] + 1, device=recent.device)
-    age_bucket = torch.log2(age.float()).long()
-    for table, likeness in zip(values, neighbors, strict=True):
+    age_bucket = torch.log2(age.float()).long()[:, None]
+    for table, (kind, likeness) in zip(values, neighbors.items(), strict=True):
+        num_tables, num_ages, num_buckets = table.shape
         items, buckets = likeness.of(recent, folds)
-        cell = age_bucket[:, None] * table.shape[1] + buckets
+        is_new = is_unseen[items]
+        if kind == BEHAVIOR:
+            is_hidden = is_new | is_unseen[recent.clamp(min=0)][:, :, None]
+            buckets = buckets.masked_fill(is_hidden, num_buckets - 1)
+        cell = (is_new * (num_tables - 1) * num_ages + age_bucket) * num_buckets + buckets
         gained = table.flatten()[cell.flatten(1)].to(logits.dtype)
         logits.scatter_add_(1, items.long().flatten(1), gained)
     return logits

@@ -13,14 +13,13 @@ from bbqrec.data import Sequences
 from bbqrec.progress import track
 from bbqrec.recommender.config import NeighborConfig, RecommenderConfig
 from bbqrec.recommender.item_knn import ItemKnnConfig, count_pairs, similarities
-from bbqrec.recommender.tables import Neighbors, directions
+from bbqrec.recommender.tables import BEHAVIOR, Neighbors, directions
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 logger = logging.getLogger(__name__)
 
-BEHAVIOR = "behavior"
 MAX_COMPARED = 200_000  # items: their content is compared pair by pair
 _MAX_COSINES = 2**25  # held at once
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from bbqrec.ranking import Histories
@@ -22,7 +22,7 @@ from bbqrec.recommender.light_decoder import LightDecoder
 from bbqrec.recommender.neighbor_bias import num_age_buckets, recent_items
 from bbqrec.recommender.repeat_bias import AGE_LABELS, find_repeats
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
-from bbqrec.recommender.tables import ItemTables, Neighbors
+from bbqrec.recommender.tables import BEHAVIOR, ItemTables, Neighbors
 from bbqrec.recommender.transformer import AttentionBias, Layout, hide
 
 
@@ -62,10 +62,12 @@ class OnePassRecommender(SequenceModel):
             nn.init.normal_(self.user_projection.weight, std=width**-0.5)
         ages = torch.zeros(len(AGE_LABELS))
         self.repeat_bias = nn.Parameter(ages) if config.repeat_bias else None
+        self.item_dropout = config.item_dropout if self.item_vectors.projections else 0.0
+        self.unseen_bias = nn.Parameter(torch.zeros(())) if self.item_vectors.projections else None
         self.num_recent = config.neighbors.num_recent
         cells = (num_age_buckets(self.num_recent), config.neighbors.num_buckets)
-        kinds = len(tables.neighbors)
-        self.neighbor_bias = nn.Parameter(torch.zeros(kinds, *cells)) if kinds else None
+        shape = (len(tables.neighbors), 2 if self.item_dropout else 1, *cells)
+        self.neighbor_bias = nn.Parameter(torch.zeros(shape)) if tables.neighbors else None
         self._remembered: tuple[object, Tensor] | None = None
         log_temperature = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
@@ -77,6 +79,7 @@ class OnePassRecommender(SequenceModel):
         *,
         with_codes: bool = True,
         start_targets: Int[Tensor, " batch"] | None = None,
+        is_unseen: Bool[Tensor, " item"] | None = None,
     ) -> OnePassOutput:
         """Predict at every position that has a target.
 
@@ -85,8 +88,9 @@ class OnePassRecommender(SequenceModel):
             targets: the item that followed each position; -1 where none is to be predicted.
             with_codes: False leaves out the decoder, for training on the dense score alone.
             start_targets: the item that an empty history should predict, or -1.
+            is_unseen: in training, what `draw_unseen` gave.
         """
-        places = self._encode(items, None)
+        places = self._encode(items, None, is_unseen)
         if start_targets is None:
             start_targets = targets.new_full((len(targets),), -1)
         wanted = torch.cat([start_targets[:, None], targets], dim=1)  # (batch, place)
@@ -99,23 +103,42 @@ class OnePassRecommender(SequenceModel):
             logits = self.code_embedding.logits(hidden)
         return OnePassOutput(logits, self._user_states(layout.collect(places)), target)
 
-    def output_table(self) -> Float[Tensor, "item dim"]:
+    def draw_unseen(self) -> Bool[Tensor, " item"]:
+        """Items that one training step treats as unseen: those that are, and some at random."""
+        is_unseen = self.catalog.is_unseen
+        if self.item_dropout == 0:
+            return is_unseen
+        chance = torch.rand(is_unseen.shape, device=is_unseen.device)
+        return is_unseen | (chance < self.item_dropout)
+
+    def output_table(
+        self, is_unseen: Bool[Tensor, " item"] | None = None
+    ) -> Float[Tensor, "item dim"]:
         """What user states are compared with: unit item vectors, divided by the temperature.
 
         For the dot product the item vectors as they are.
         """
         if self.is_cosine:
-            return self._item_directions() / self.log_temperature.exp()
-        return self.item_table()
+            return self._item_directions(is_unseen) / self.log_temperature.exp()
+        return self.item_table(is_unseen)
 
     def _user_states(self, places: Float[Tensor, "entry dim"]) -> Float[Tensor, "entry dim"]:
         states: Tensor = self.user_projection(places)
         return F.normalize(states, dim=-1) if self.is_cosine else states
 
-    def item_table(self) -> Float[Tensor, "item dim"]:
+    def item_table(
+        self, is_unseen: Bool[Tensor, " item"] | None = None
+    ) -> Float[Tensor, "item dim"]:
         """The vector of every item of the catalog."""
-        table: Tensor = self.item_vectors(slice(None), self.catalog, self.code_embedding.weight)
-        return table
+        return self._vectors(slice(None), is_unseen)
+
+    def _vectors(
+        self, items: Int[Tensor, " entry"] | slice, is_unseen: Bool[Tensor, " item"] | None
+    ) -> Float[Tensor, "entry dim"]:
+        is_unseen = self.catalog.is_unseen if is_unseen is None else is_unseen
+        embedding = self.code_embedding.weight
+        vectors: Tensor = self.item_vectors(items, self.catalog, embedding, is_unseen)
+        return vectors
 
     def learned_repeats(self) -> dict[str, float]:
         """See `SequenceModel.learned_repeats`."""
@@ -124,8 +147,14 @@ class OnePassRecommender(SequenceModel):
 
     def learned_neighbors(self) -> dict[str, Float[Tensor, "age bucket"]]:
         """See `SequenceModel.learned_neighbors`."""
-        tables = [] if self.neighbor_bias is None else [x.clone() for x in self.neighbor_bias.data]
-        return dict(zip(self.catalog.neighbors(), tables, strict=True))
+        if self.neighbor_bias is None:
+            return {}
+        learned: dict[str, Tensor] = {}
+        for kind, table in zip(self.catalog.neighbors(), self.neighbor_bias.data, strict=True):
+            learned[kind] = table[0].clone()
+            if kind != BEHAVIOR and len(table) > 1:
+                learned[f"{kind}, unseen items"] = table[1].clone()
+        return learned
 
     def train(self, mode: bool = True) -> "OnePassRecommender":
         """As `nn.Module.train`."""
@@ -133,10 +162,12 @@ class OnePassRecommender(SequenceModel):
             self._remembered = None
         return super().train(mode)
 
-    def _item_directions(self) -> Float[Tensor, "item dim"]:
+    def _item_directions(
+        self, is_unseen: Bool[Tensor, " item"] | None = None
+    ) -> Float[Tensor, "item dim"]:
         """Unit vectors of all items; outside training they are remembered, for fast answers."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return F.normalize(self.item_table(), dim=-1)
+            return F.normalize(self.item_table(is_unseen), dim=-1)
         sources = (*self.item_vectors.parameters(), *self.catalog.buffers())
         # Loading weights changes versions; a fused optimizer does not, but it follows `train()`.
         state = tuple((x.data_ptr(), x._version) for x in (self.code_embedding.weight, *sources))
@@ -169,7 +200,11 @@ class OnePassRecommender(SequenceModel):
 
     def dense_biases(self) -> dict[str, Tensor]:
         """The learned tables that `dense_logits` adds to the product of the vectors."""
-        tables = {"repeat": self.repeat_bias, "neighbor": self.neighbor_bias}
+        tables = {
+            "unseen": self.unseen_bias,
+            "repeat": self.repeat_bias,
+            "neighbor": self.neighbor_bias,
+        }
         return {name: table for name, table in tables.items() if table is not None}
 
     def evidence(
@@ -180,23 +215,29 @@ class OnePassRecommender(SequenceModel):
         *,
         folds: Int[Tensor, " entry"] | None = None,
         neighbors: Mapping[str, Neighbors] | None = None,
+        is_unseen: Bool[Tensor, " item"] | None = None,
     ) -> Evidence:
         """What those tables read for entries after `places` items of the histories `rows`.
 
         Args:
             folds, neighbors: in training, neighbors with a table per fold, and whose to read.
+            is_unseen: in training, what `draw_unseen` gave.
         """
         has_repeats, has_neighbors = self.repeat_bias is not None, self.neighbor_bias is not None
         neighbors = self.catalog.neighbors() if neighbors is None else neighbors
         return Evidence(
+            self.catalog.is_unseen if is_unseen is None else is_unseen,
             find_repeats(histories, rows, places) if has_repeats else None,
             recent_items(histories, rows, places, self.num_recent) if has_neighbors else None,
             folds,
-            tuple(neighbors.values()),
+            neighbors,
         )
 
     def _encode(
-        self, items: Int[Tensor, "batch position"], only: Int[Tensor, " batch"] | None
+        self,
+        items: Int[Tensor, "batch position"],
+        only: Int[Tensor, " batch"] | None,
+        is_unseen: Bool[Tensor, " item"] | None = None,
     ) -> Float[Tensor, "batch *place dim"]:
         """Place 0 is the state before any item, place p the state after p items.
 
@@ -206,7 +247,7 @@ class OnePassRecommender(SequenceModel):
         layout = Layout(F.pad(items >= 0, (1, 0), value=True))
         placed = F.pad(items, (1, 0), value=-1)
         item = layout.collect(placed)
-        vectors = self.item_vectors(item.clamp(min=0), self.catalog, self.code_embedding.weight)
+        vectors = self._vectors(item.clamp(min=0), is_unseen)
         vectors = torch.where((item < 0)[:, None], self.start, vectors)
         vectors = vectors * self.code_embedding.input_scale
         encoded: Tensor = self.encoder(vectors, layout, self._bias(placed), only)

@@ -13,6 +13,8 @@ from bbqrec.errors import FeatureError
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.semantic_ids import SemanticIds
 
+BEHAVIOR = "behavior"  # neighbors by what followed in training, beside those by content
+
 
 class Neighbors(NamedTuple):
     """The nearest neighbors of every item, in one table per fold.
@@ -52,7 +54,7 @@ class ItemTables(NamedTuple):
         is_present: False where the item lacks that modality of `content`.
         similarity: vectors whose cosines bias the attention.
         similarity_present: False where the item lacks that modality of `similarity`.
-        is_unseen: items without training interactions: they get no vector of their own.
+        is_unseen: items without training interactions: only their content speaks for them.
         neighbors: by kind of likeness.
     """
 

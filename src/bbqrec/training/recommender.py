@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
@@ -181,13 +181,16 @@ class RecommenderRecipe:
             logits = self.model(batch.items, batch.lengths, batch.targets)
             return {"generative": self._code_loss(logits, batch.targets)}
         assert isinstance(self.model, OnePassRecommender)
-        output = self.model(batch.items, batch.targets, with_codes=weights.generative_weight > 0)
+        is_unseen = self.model.draw_unseen()
+        with_codes = weights.generative_weight > 0
+        output = self.model(batch.items, batch.targets, with_codes=with_codes, is_unseen=is_unseen)
         terms = {}
         if output.code_logits is not None:
             loss = self._code_loss(output.code_logits, output.targets)
             terms["generative"] = weights.generative_weight * loss
         if weights.dense_weight > 0:
-            terms["dense"] = weights.dense_weight * self._dense_loss(self.model, output, batch)
+            loss = self._dense_loss(self.model, output, batch, is_unseen)
+            terms["dense"] = weights.dense_weight * loss
         return terms
 
     def after_step(self, batch: Batch) -> None:
@@ -206,9 +209,15 @@ class RecommenderRecipe:
             logits.float().flatten(0, 1), self.model.code_targets(targets).flatten()
         )
 
-    def _dense_loss(self, model: OnePassRecommender, output: OnePassOutput, batch: Batch) -> Tensor:
+    def _dense_loss(
+        self,
+        model: OnePassRecommender,
+        output: OnePassOutput,
+        batch: Batch,
+        is_unseen: Bool[Tensor, " item"],
+    ) -> Tensor:
         """-log p(item) under the dense score, the mean over entries."""
-        targets, table = output.targets, model.output_table()
+        targets, table = output.targets, model.output_table(is_unseen)
         if self._training.num_negatives is not None:
             return self._sampled_loss(output, table, self._training.num_negatives)
         biases = model.dense_biases()
@@ -220,6 +229,7 @@ class RecommenderRecipe:
             num_before[rows] + positions + 1,
             folds=batch.users[rows] % self._num_folds,
             neighbors=self._neighbors,
+            is_unseen=is_unseen,
         )
 
         def loss(entries: slice, states: Tensor, table: Tensor, *values: Tensor) -> Tensor:
