@@ -69,6 +69,17 @@ class GenerativeRanker:
             batch_size = max(1, min(batch_size, fitting))
         return _rank_in_batches(self, search, histories, k, batch_size)
 
+    def score(
+        self, histories: Histories, items: Int[Tensor, " item"]
+    ) -> Float[Tensor, "batch item"]:
+        """The scores by which `rank` orders these items, whether they may be recommended or not."""
+
+        def score(batch: Histories, places: Tensor, lengths: Tensor) -> Ranking:
+            candidates = items.to(places.device).expand(len(lengths), -1)
+            return Ranking(candidates, self.model.score_items(places, lengths, candidates))
+
+        return _rank_in_batches(self, score, histories, len(items), self.batch_size).scores
+
 
 @dataclass(frozen=True, eq=False)
 class DenseRanker:
@@ -97,6 +108,17 @@ class DenseRanker:
             return top_items(scores, batch, k, exclude_seen=exclude_seen, allowed=mask)
 
         return _rank_in_batches(self, search, histories, k, self.batch_size)
+
+    def score(
+        self, histories: Histories, items: Int[Tensor, " item"]
+    ) -> Float[Tensor, "batch item"]:
+        """The scores by which `rank` orders these items, whether they may be recommended or not."""
+
+        def score(batch: Histories, *_: Tensor) -> Ranking:
+            candidates = items.to(batch.items.device).expand(batch.num_users, -1)
+            return Ranking(candidates, self.model.dense_scores(batch).gather(1, candidates))
+
+        return _rank_in_batches(self, score, histories, len(items), self.batch_size).scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +166,19 @@ class BothRanker:
             return Ranking(ranked[:, :k], scores[:, :k])
 
         return _rank_in_batches(self, search, histories, k, self.batch_size)
+
+    def score(
+        self, histories: Histories, items: Int[Tensor, " item"]
+    ) -> Float[Tensor, "batch item"]:
+        """The scores by which `rank` orders these items, whether they may be recommended or not."""
+
+        def score(batch: Histories, places: Tensor, lengths: Tensor) -> Ranking:
+            candidates = items.to(places.device).expand(len(lengths), -1)
+            dense = self.model.dense_scores(batch).gather(1, candidates)
+            generative = self.model.score_items(places, lengths, candidates)
+            return Ranking(candidates, dense + self.generative_weight * generative)
+
+        return _rank_in_batches(self, score, histories, len(items), self.batch_size).scores
 
 
 def make_ranker(

@@ -49,16 +49,26 @@ class ItemVectors(nn.Module):
 
         In training each entry loses its ID part with probability `id_dropout`.
         """
-        parts = [
-            projection(catalog.content[name][items])
+        parts = list(self.parts(items, catalog, code_vectors).values())
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def parts(
+        self,
+        items: Int[Tensor, " entry"] | slice,
+        catalog: Catalog,
+        code_vectors: Float[Tensor, "token dim"],
+    ) -> dict[str, Float[Tensor, "entry dim"]]:
+        """The summands: "content.MODALITY", "codes" and "own", as far as there are any."""
+        parts = {
+            f"content.{name}": projection(catalog.content[name][items])
             for name, projection in self.projections.items()
-        ]
+        }
         if self.use_codes:
-            parts.append(F.embedding_bag(catalog.tokens[items], code_vectors, mode="sum"))
+            parts["codes"] = F.embedding_bag(catalog.tokens[items], code_vectors, mode="sum")
         if self.id_vectors is not None:
             dropped = catalog.is_unseen[items]
             if self.training and self.id_dropout:
                 chance = torch.rand(dropped.shape, device=dropped.device)
                 dropped = dropped | (chance < self.id_dropout)
-            parts.append(self.id_vectors[items] * ~dropped[:, None])
-        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+            parts["own"] = self.id_vectors[items] * ~dropped[:, None]
+        return parts

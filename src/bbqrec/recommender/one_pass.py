@@ -97,7 +97,7 @@ class OnePassRecommender(SequenceModel):
             every_place = torch.arange(wanted.shape[1], device=items.device)[None]
             hidden = self.write(target, Encoded(places, every_place), layout)
             logits = self.code_embedding.logits(hidden)
-        return OnePassOutput(logits, self._user_states(layout.collect(places)), target)
+        return OnePassOutput(logits, self._projected(layout.collect(places)), target)
 
     def output_table(self) -> Float[Tensor, "item dim"]:
         """What user states are compared with: unit item vectors, divided by the temperature.
@@ -108,7 +108,14 @@ class OnePassRecommender(SequenceModel):
             return self._item_directions() / self.log_temperature.exp()
         return self.item_table()
 
-    def _user_states(self, places: Float[Tensor, "entry dim"]) -> Float[Tensor, "entry dim"]:
+    def user_states(self, histories: Histories) -> Float[Tensor, "batch dim"]:
+        """What `output_table` is compared with after each history; of it the latest are read."""
+        places = self._encode(*histories.latest(self.max_history))
+        # In full precision always: in half of it items would tie.
+        with torch.autocast(places.device.type, enabled=False):
+            return self._projected(places.float())
+
+    def _projected(self, places: Float[Tensor, "entry dim"]) -> Float[Tensor, "entry dim"]:
         states: Tensor = self.user_projection(places)
         return F.normalize(states, dim=-1) if self.is_cosine else states
 
@@ -157,15 +164,12 @@ class OnePassRecommender(SequenceModel):
 
         The latest `max_history` items are read; what was had before them still counts as had.
         """
-        items, lengths = histories.latest(self.max_history)
-        states = self._encode(items, lengths)
-        every_row = torch.arange(histories.num_users, device=items.device)
+        states = self.user_states(histories)
+        every_row = torch.arange(histories.num_users, device=states.device)
         evidence = self.evidence(histories, every_row, histories.offsets.diff())
-        # In full precision always: in half of it items would tie.
         with torch.autocast(states.device.type, enabled=False):
-            user_states, table = self._user_states(states.float()), self.output_table()
-            logits = dense_logits(user_states, table, self.dense_biases(), evidence)
-        return logits.log_softmax(-1)
+            table, biases = self.output_table(), self.dense_biases()
+            return dense_logits(states, table, biases, evidence).log_softmax(-1)
 
     def dense_biases(self) -> dict[str, Tensor]:
         """The learned tables that `dense_logits` adds to the product of the vectors."""
