@@ -11,6 +11,7 @@ from bbqrec.recommender.content_knn import (
 )
 from bbqrec.recommender.dense_parts import DenseParts, dense_parts
 from bbqrec.recommender.dense_score import dense_logits
+from bbqrec.recommender.graphs import Graph, dense_tables, graphs
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
 from bbqrec.recommender.neighbors import find_neighbors, with_newcomers
 from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
@@ -27,6 +28,7 @@ __all__ = [
     "ContentKnn",
     "ContentKnnConfig",
     "DenseParts",
+    "Graph",
     "ItemKnn",
     "ItemKnnConfig",
     "ItemTables",
@@ -44,10 +46,12 @@ __all__ = [
     "catalog_from_weights",
     "dense_logits",
     "dense_parts",
+    "dense_tables",
     "find_neighbors",
     "fit_content_knn",
     "fit_item_knn",
     "fit_popularity",
+    "graphs",
     "similarity_edges",
     "tune_content_knn",
     "tune_item_knn",

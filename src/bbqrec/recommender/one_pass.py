@@ -110,7 +110,13 @@ class OnePassRecommender(SequenceModel):
 
     def user_states(self, histories: Histories) -> Float[Tensor, "batch dim"]:
         """What `output_table` is compared with after each history; of it the latest are read."""
-        places = self._encode(*histories.latest(self.max_history))
+        return self.states_after(*histories.latest(self.max_history))
+
+    def states_after(
+        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch dim"]:
+        """As `user_states`, of what is read alone: left-aligned, -1 in unused places."""
+        places = self._encode(items, lengths)
         # In full precision always: in half of it items would tie.
         with torch.autocast(places.device.type, enabled=False):
             return self._projected(places.float())
