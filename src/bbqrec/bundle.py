@@ -151,6 +151,11 @@ class RunFolder:
         except (BBQRecError, KeyError, TypeError):
             return None
 
+    def model_version(self) -> str:
+        """Twelve hex digits that name this state of catalog, semantic IDs and weights."""
+        stages = ("prepare", "tokenize", "train")
+        return sha256_json([self.manifest(stage)["sha256"] for stage in stages])[:12]
+
     @contextmanager
     def write_stage(
         self, stage: str, key: str, about: Mapping[str, Any] | None = None

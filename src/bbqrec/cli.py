@@ -8,7 +8,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from bbqrec import __version__, cli_benchmark, cli_recommend, cli_serve
+from bbqrec import (
+    __version__,
+    cli_benchmark,
+    cli_explain,
+    cli_export,
+    cli_recommend,
+    cli_serve,
+)
 from bbqrec.cli_options import (
     ConfigArgument,
     Data,
@@ -328,7 +335,9 @@ def _show(out: Path, stage: str, as_json: bool) -> None:
 
 
 app.add_typer(cli_recommend.commands)
+app.add_typer(cli_explain.commands)
 app.add_typer(cli_serve.commands)
+app.add_typer(cli_export.commands)
 app.add_typer(cli_benchmark.commands)
 
 

@@ -47,6 +47,10 @@ class MissingDependencyError(BBQRecError):
     """An optional library is needed for what was asked."""
 
 
+class ExportError(BBQRecError):
+    """A model cannot be handed over as asked, or what would be written is not right."""
+
+
 class TrainingDivergedError(BBQRecError):
     """A loss or gradient is no longer finite."""
 

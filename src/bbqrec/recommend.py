@@ -75,7 +75,7 @@ class Recommender:
         self.model = model
         self.ranker = ranker
         self.item_of_id = {item_id: item for item, item_id in enumerate(dataset.item_ids)}
-        self._available = available
+        self.available = available
         counts = torch.from_numpy(dataset.popularity()) + 1.0
         self._fallback = Popularity((counts / counts.sum()).log().float())
 
@@ -202,12 +202,12 @@ class Recommender:
         self, allowed: Collection[str] | None, excluded: Collection[str]
     ) -> Bool[Tensor, " item"] | None:
         if allowed is None and not excluded:
-            return self._available
+            return self.available
         mask = torch.full((self.dataset.num_items,), allowed is None)
         if allowed is not None:
             mask[self._known_among(allowed)] = True
         mask[[self.item_of_id[i] for i in excluded if i in self.item_of_id]] = False
-        return mask if self._available is None else mask & self._available
+        return mask if self.available is None else mask & self.available
 
     def _known_among(self, allowed: Collection[str]) -> list[int]:
         items = [self.item_of_id[i] for i in allowed if i in self.item_of_id]

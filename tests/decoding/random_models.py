@@ -89,7 +89,7 @@ class RandomModel(nn.Module):
             state = (state * 31 + codes + 1) % 1_000_003
         return scores
 
-    def dense_scores(self, histories: Histories) -> Tensor:
+    def dense_scores(self, histories: Histories, *, new_item_boost: float = 0.0) -> Tensor:
         items, lengths = histories.latest(self.max_history)
         return self.item_table[self._hash(items, lengths) % NUM_ROWS]
 

@@ -73,16 +73,17 @@ def test_content_neighbors_are_the_highest_cosines() -> None:
 
 def test_the_bias_is_a_sum_over_the_latest_items_and_their_neighbors() -> None:
     generator = torch.Generator().manual_seed(0)
-    found = list(neighbors_of().values())
-    shape = (len(found), num_age_buckets(FEW.num_recent), FEW.num_buckets)
+    found = neighbors_of()
+    is_unseen = torch.rand(NUM_ITEMS, generator=generator) < 0.3
+    shape = (len(found), 2, num_age_buckets(FEW.num_recent), FEW.num_buckets)
     bias = torch.randn(shape, generator=generator)
     recent = torch.randint(-1, NUM_ITEMS, (9, FEW.num_recent), generator=generator)
     folds = torch.arange(9) % FEW.num_folds
 
-    added = add_neighbor_bias(torch.zeros(9, NUM_ITEMS), bias, recent, found, folds)
+    added = add_neighbor_bias(torch.zeros(9, NUM_ITEMS), bias, recent, found, is_unseen, folds)
 
     expected = torch.zeros(9, NUM_ITEMS)
-    for kind, neighbors in enumerate(found):
+    for kind, (name, neighbors) in enumerate(found.items()):
         for entry in range(9):
             fold = 1 + int(folds[entry]) if len(neighbors.items) > 1 else 0
             for age, item in enumerate(recent[entry].tolist(), start=1):
@@ -91,8 +92,10 @@ def test_the_bias_is_a_sum_over_the_latest_items_and_their_neighbors() -> None:
                     neighbors.buckets[fold, item].tolist(),
                     strict=True,
                 ):
-                    if item >= 0 and bucket < FEW.num_buckets:
-                        expected[entry, neighbor] += bias[kind, int(np.log2(age)), bucket]
+                    is_hidden = name == "behavior" and (is_unseen[item] or is_unseen[neighbor])
+                    if item >= 0 and bucket < FEW.num_buckets and not is_hidden:
+                        table = bias[kind, int(is_unseen[neighbor])]
+                        expected[entry, neighbor] += table[int(np.log2(age)), bucket]
     torch.testing.assert_close(added, expected)
 
 

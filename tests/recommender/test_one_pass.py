@@ -60,7 +60,8 @@ def test_the_dense_score_is_the_cosine_of_user_and_item() -> None:
     model = random_model(ONE_PASS)
     output = model(HISTORIES, TARGETS, with_codes=False)
 
-    logits = dense_logits(output.user_states, model.output_table(), {}, Evidence())
+    nothing = Evidence(model.catalog.is_unseen)
+    logits = dense_logits(output.user_states, model.output_table(), {}, nothing)
 
     table = model.item_table()
     for item in (0, 17, NUM_ITEMS - 1):
@@ -81,14 +82,11 @@ def test_an_item_is_the_sum_of_what_it_has() -> None:
     table = model.item_table()
 
     torch.testing.assert_close(table[2], ids[2] + of_codes[2])
-    unseen = NUM_ITEMS - 1  # has content and codes, but no vector of its own
-    expected = of_codes[unseen] + sum(
-        (
-            model.item_vectors.projections[m](x[unseen])
-            for m, x in tables.content.items()
-            if tables.is_present[m][unseen]
-        ),
-        torch.zeros(ONE_PASS.d_model),
+    unseen = NUM_ITEMS - 1  # content is all that is known of it
+    expected = model.item_vectors.unseen_vector + sum(
+        model.item_vectors.projections[m](x[unseen])
+        for m, x in tables.content.items()
+        if tables.is_present[m][unseen]
     )
     torch.testing.assert_close(table[unseen], expected)
 
@@ -117,20 +115,50 @@ def test_each_part_of_an_item_can_be_switched_off(part: str) -> None:
     assert ("projections" in trainable) == (part != "use_content")
 
 
-def test_id_dropout_hides_ids_in_training_only() -> None:
-    model = random_model(ONE_PASS.model_copy(update={"id_dropout": 0.5}))
-    whole = model.item_table()
-    without = random_model(ONE_PASS.model_copy(update={"id_dropout": 0.5}))
-    torch.nn.init.zeros_(without.item_vectors.id_vectors)
-    bare = without.item_table()
-
+def test_a_step_of_training_treats_some_items_as_it_would_if_they_were_unseen() -> None:
+    tables = random_tables()
+    model = random_model(ONE_PASS.model_copy(update={"item_dropout": 0.5}), tables)
     torch.manual_seed(5)
-    seen = model.train().item_table()
 
-    is_dropped = torch.isclose(seen, bare).all(1)
-    is_whole = torch.isclose(seen, whole).all(1)
-    assert (is_dropped | is_whole).all()
-    assert 0.2 < is_dropped[: NUM_ITEMS - 5].float().mean() < 0.8
+    drawn = model.draw_unseen()
+
+    assert drawn[tables.is_unseen].all()
+    assert 0.2 < drawn[~tables.is_unseen].float().mean() < 0.8
+    # As if the catalog had said so: in what is read, what is ranked and what neighbors give.
+    other = random_model(ONE_PASS.model_copy(update={"item_dropout": 0.5}), tables)
+    other.load_state_dict({**model.state_dict(), "catalog.is_unseen": drawn})
+    trained = model(HISTORIES, TARGETS, with_codes=False, is_unseen=drawn)
+    unseen = other(HISTORIES, TARGETS, with_codes=False)
+    torch.testing.assert_close(trained.user_states, unseen.user_states)
+    torch.testing.assert_close(model.output_table(drawn), other.output_table())
+    rows, places = (TARGETS >= 0).nonzero(as_tuple=True)
+    here, there = (
+        model.evidence(RAGGED, rows, places, is_unseen=drawn),
+        other.evidence(RAGGED, rows, places),
+    )
+    for mine, theirs in ((model, here), (other, there)):
+        assert mine.dense_biases().keys() == {"unseen", "repeat", "neighbor"}
+        assert torch.equal(theirs.is_unseen, drawn)
+
+
+def test_nothing_is_hidden_where_no_content_would_be_left() -> None:
+    model = random_model(ONE_PASS.model_copy(update={"use_content": False, "item_dropout": 0.5}))
+
+    assert torch.equal(model.draw_unseen(), model.catalog.is_unseen)
+    unseen = NUM_ITEMS - 1
+    codes = model.code_embedding.weight[model.catalog.tokens[unseen]].sum(0)
+    torch.testing.assert_close(model.item_table()[unseen], codes)
+
+
+def test_a_boost_moves_new_items_alone() -> None:
+    model = random_model(ONE_PASS)
+    is_unseen = model.catalog.is_unseen
+
+    plain, boosted = (model.dense_scores(RAGGED, new_item_boost=x) for x in (0.0, 2.0))
+
+    moved = boosted - plain  # all are lowered alike by what new items gained
+    torch.testing.assert_close(moved[:, is_unseen] - moved[:, :1], torch.full((4, 5), 2.0))
+    torch.testing.assert_close(moved[:, ~is_unseen], moved[:, :1].expand(4, NUM_ITEMS - 5))
 
 
 def test_item_vectors_are_remembered_only_while_no_weight_changes() -> None:
@@ -222,12 +250,14 @@ def test_the_dot_product_ranks_by_the_vectors_as_they_are() -> None:
     model = random_model(dot, tables)
     output = model(HISTORIES, TARGETS, with_codes=False)
 
-    logits = dense_logits(output.user_states, model.output_table(), {}, Evidence())
+    nothing = Evidence(model.catalog.is_unseen)
+    logits = dense_logits(output.user_states, model.output_table(), {}, nothing)
 
     every_dot = output.user_states @ model.item_table().T
     torch.testing.assert_close(logits, every_dot)
     after_row_1 = int((TARGETS[:2] >= 0).sum()) - 1
-    torch.testing.assert_close(model.dense_scores(RAGGED)[1], logits[after_row_1].log_softmax(-1))
+    with_bias = logits[after_row_1] + model.unseen_bias * model.catalog.is_unseen
+    torch.testing.assert_close(model.dense_scores(RAGGED)[1], with_bias.log_softmax(-1))
     assert (model.item_table().norm(dim=-1) - 1).abs().max() > 0.01
 
 

@@ -13,6 +13,7 @@ from bbqrec.data.exchange import (
     write_semantic_ids,
 )
 from bbqrec.data.images import has_images, iter_images, read_images
+from bbqrec.data.lcrec import write_lcrec
 from bbqrec.data.prepare import PrepareConfig, load_weights, prepare
 from bbqrec.data.vectors import read_vectors
 
@@ -36,6 +37,7 @@ __all__ = [
     "read_vectors",
     "recommendations_as_jsonl",
     "write_index_json",
+    "write_lcrec",
     "write_recommendations",
     "write_semantic_ids",
 ]

@@ -69,6 +69,17 @@ class GenerativeRanker:
             batch_size = max(1, min(batch_size, fitting))
         return _rank_in_batches(self, search, histories, k, batch_size)
 
+    def score(
+        self, histories: Histories, items: Int[Tensor, " item"]
+    ) -> Float[Tensor, "batch item"]:
+        """The scores by which `rank` orders these items, whether they may be recommended or not."""
+
+        def score(batch: Histories, places: Tensor, lengths: Tensor) -> Ranking:
+            candidates = items.to(places.device).expand(len(lengths), -1)
+            return Ranking(candidates, self.model.score_items(places, lengths, candidates))
+
+        return _rank_in_batches(self, score, histories, len(items), self.batch_size).scores
+
 
 @dataclass(frozen=True, eq=False)
 class DenseRanker:
@@ -76,6 +87,7 @@ class DenseRanker:
 
     model: DenseModel
     num_items: int
+    new_item_boost: float = 0.0
     batch_size: int = 256
     device: torch.device | str = "cpu"
     precision: Precision = "fp32"
@@ -93,10 +105,27 @@ class DenseRanker:
         mask = None if allowed is None else allowed.to(self.device)
 
         def search(batch: Histories, items: Tensor, lengths: Tensor) -> Ranking:
-            scores = _numbers(self.model.dense_scores(batch))
+            scores = self.model.dense_scores(batch, new_item_boost=self.new_item_boost)
+            scores = _numbers(scores)
             return top_items(scores, batch, k, exclude_seen=exclude_seen, allowed=mask)
 
         return _rank_in_batches(self, search, histories, k, self.batch_size)
+
+    def score(
+        self, histories: Histories, items: Int[Tensor, " item"]
+    ) -> Float[Tensor, "batch item"]:
+        """The scores by which `rank` orders these items, whether they may be recommended or not."""
+
+        def score(batch: Histories, *_: Tensor) -> Ranking:
+            candidates = items.to(batch.items.device).expand(batch.num_users, -1)
+            return Ranking(
+                candidates,
+                self.model.dense_scores(batch, new_item_boost=self.new_item_boost).gather(
+                    1, candidates
+                ),
+            )
+
+        return _rank_in_batches(self, score, histories, len(items), self.batch_size).scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +143,7 @@ class BothRanker:
     num_items: int
     num_candidates: int = 100
     generative_weight: float = 1.0
+    new_item_boost: float = 0.0
     batch_size: int = 128
     device: torch.device | str = "cpu"
     precision: Precision = "fp32"
@@ -132,7 +162,8 @@ class BothRanker:
         width = min(max(self.num_candidates, k), self.num_items)
 
         def search(batch: Histories, items: Tensor, lengths: Tensor) -> Ranking:
-            dense = _numbers(self.model.dense_scores(batch))
+            dense = self.model.dense_scores(batch, new_item_boost=self.new_item_boost)
+            dense = _numbers(dense)
             short_list = top_items(dense, batch, width, exclude_seen=exclude_seen, allowed=mask)
             # In order of item number, so that the stable sort below breaks ties by it.
             candidates, order = short_list.items.sort(dim=1)
@@ -144,6 +175,21 @@ class BothRanker:
             return Ranking(ranked[:, :k], scores[:, :k])
 
         return _rank_in_batches(self, search, histories, k, self.batch_size)
+
+    def score(
+        self, histories: Histories, items: Int[Tensor, " item"]
+    ) -> Float[Tensor, "batch item"]:
+        """The scores by which `rank` orders these items, whether they may be recommended or not."""
+
+        def score(batch: Histories, places: Tensor, lengths: Tensor) -> Ranking:
+            candidates = items.to(places.device).expand(len(lengths), -1)
+            dense = self.model.dense_scores(batch, new_item_boost=self.new_item_boost).gather(
+                1, candidates
+            )
+            generative = self.model.score_items(places, lengths, candidates)
+            return Ranking(candidates, dense + self.generative_weight * generative)
+
+        return _rank_in_batches(self, score, histories, len(items), self.batch_size).scores
 
 
 def make_ranker(
@@ -163,10 +209,11 @@ def make_ranker(
         width = None if config.exhaustive else config.beam_width
         return GenerativeRanker(model, index, width, *shared)
     if config.rank_by == "dense" and isinstance(model, DenseModel):
-        return DenseRanker(model, len(ids), *shared)
+        return DenseRanker(model, len(ids), config.new_item_boost, *shared)
     if config.rank_by == "both" and isinstance(model, TwoScoreModel):
         weight = config.generative_weight
-        return BothRanker(model, len(ids), config.num_candidates, weight, *shared)
+        boost = config.new_item_boost
+        return BothRanker(model, len(ids), config.num_candidates, weight, boost, *shared)
     raise ConfigError(
         f"rank_by is {config.rank_by!r}, but {type(model).__name__} does not have the scores "
         "for it; choose another of generative, dense and both"

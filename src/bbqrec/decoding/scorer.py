@@ -73,8 +73,14 @@ class GenerativeModel(RankingModel, Protocol):
 class DenseModel(RankingModel, Protocol):
     """A model that scores every item of the catalog at once."""
 
-    def dense_scores(self, histories: Histories) -> Float[Tensor, "batch item"]:
-        """Higher is better; a log-probability if the score is to be added to another."""
+    def dense_scores(
+        self, histories: Histories, *, new_item_boost: float = 0.0
+    ) -> Float[Tensor, "batch item"]:
+        """Higher is better; a log-probability if the score is to be added to another.
+
+        Args:
+            new_item_boost: added to the logit of items without training interactions.
+        """
         ...
 
 

@@ -1,5 +1,6 @@
 """A history -> scores for the next code or item; the classic baselines."""
 
+from bbqrec.recommender.attention_shares import AttentionShares, attention_shares
 from bbqrec.recommender.build import build_recommender
 from bbqrec.recommender.config import NeighborConfig, RecommenderConfig, SimilarityConfig
 from bbqrec.recommender.content_knn import (
@@ -8,7 +9,9 @@ from bbqrec.recommender.content_knn import (
     fit_content_knn,
     tune_content_knn,
 )
+from bbqrec.recommender.dense_parts import DenseParts, dense_parts
 from bbqrec.recommender.dense_score import dense_logits
+from bbqrec.recommender.graphs import Graph, dense_tables, graphs
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
 from bbqrec.recommender.neighbors import find_neighbors, with_newcomers
 from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
@@ -21,8 +24,11 @@ from bbqrec.recommender.tables import ItemTables, Neighbors, catalog_from_weight
 
 __all__ = [
     "AGE_LABELS",
+    "AttentionShares",
     "ContentKnn",
     "ContentKnnConfig",
+    "DenseParts",
+    "Graph",
     "ItemKnn",
     "ItemKnnConfig",
     "ItemTables",
@@ -35,13 +41,17 @@ __all__ = [
     "RecommenderConfig",
     "SequenceModel",
     "SimilarityConfig",
+    "attention_shares",
     "build_recommender",
     "catalog_from_weights",
     "dense_logits",
+    "dense_parts",
+    "dense_tables",
     "find_neighbors",
     "fit_content_knn",
     "fit_item_knn",
     "fit_popularity",
+    "graphs",
     "similarity_edges",
     "tune_content_knn",
     "tune_item_knn",

@@ -157,12 +157,27 @@ class CodeDecoder(nn.Module):
             last_place: (batch or 1, query or 1): the last place of the history a query sees.
             layout: where each entry sits among its row's queries.
         """
+        visible = _visible(places, last_place, inputs.shape[1])
+        return self.write(inputs, self.remember(places), visible, layout)
+
+    def write(
+        self,
+        inputs: Float[Tensor, "entry level dim"],
+        memories: list[KeysValues],
+        memory_bias: AttentionBias,
+        layout: Layout,
+    ) -> Float[Tensor, "entry level dim"]:
+        """As `forward`, of histories that were read before.
+
+        Args:
+            memories: what `remember` returned.
+            memory_bias: hides the places that a query must not look at.
+        """
         levels = inputs.shape[1]
         level = torch.arange(levels, device=inputs.device)
         own_bias = self.position_bias(levels) + hide(level <= level[:, None], inputs)
-        memory_bias = _visible(places, last_place, levels)
         x = self.dropout(inputs)
-        for layer, memory in zip(self.layers, self.remember(places), strict=True):
+        for layer, memory in zip(self.layers, memories, strict=True):
             x = layer(x, AttentionBias(own_bias), memory, memory_bias, layout)
         hidden: Tensor = self.dropout(self.norm(x))
         return hidden

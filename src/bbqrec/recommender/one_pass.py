@@ -101,7 +101,7 @@ class OnePassRecommender(SequenceModel):
             every_place = torch.arange(wanted.shape[1], device=items.device)[None]
             hidden = self.write(target, Encoded(places, every_place), layout)
             logits = self.code_embedding.logits(hidden)
-        return OnePassOutput(logits, self._user_states(layout.collect(places)), target)
+        return OnePassOutput(logits, self._projected(layout.collect(places)), target)
 
     def draw_unseen(self) -> Bool[Tensor, " item"]:
         """Items that one training step treats as unseen: those that are, and some at random."""
@@ -122,7 +122,20 @@ class OnePassRecommender(SequenceModel):
             return self._item_directions(is_unseen) / self.log_temperature.exp()
         return self.item_table(is_unseen)
 
-    def _user_states(self, places: Float[Tensor, "entry dim"]) -> Float[Tensor, "entry dim"]:
+    def user_states(self, histories: Histories) -> Float[Tensor, "batch dim"]:
+        """What `output_table` is compared with after each history; of it the latest are read."""
+        return self.states_after(*histories.latest(self.max_history))
+
+    def states_after(
+        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch dim"]:
+        """As `user_states`, of what is read alone: left-aligned, -1 in unused places."""
+        places = self._encode(items, lengths)
+        # In full precision always: in half of it items would tie.
+        with torch.autocast(places.device.type, enabled=False):
+            return self._projected(places.float())
+
+    def _projected(self, places: Float[Tensor, "entry dim"]) -> Float[Tensor, "entry dim"]:
         states: Tensor = self.user_projection(places)
         return F.normalize(states, dim=-1) if self.is_cosine else states
 
@@ -183,25 +196,28 @@ class OnePassRecommender(SequenceModel):
             )
         return Encoded(self._encode(items, None), lengths[:, None])
 
-    def dense_scores(self, histories: Histories) -> Float[Tensor, "batch item"]:
-        """Log-probability of every item under the dense score.
+    def dense_scores(
+        self, histories: Histories, *, new_item_boost: float = 0.0
+    ) -> Float[Tensor, "batch item"]:
+        """Log-probability of every item under the dense score, see `DenseModel`.
 
         The latest `max_history` items are read; what was had before them still counts as had.
         """
-        items, lengths = histories.latest(self.max_history)
-        states = self._encode(items, lengths)
-        every_row = torch.arange(histories.num_users, device=items.device)
+        states = self.user_states(histories)
+        every_row = torch.arange(histories.num_users, device=states.device)
         evidence = self.evidence(histories, every_row, histories.offsets.diff())
-        # In full precision always: in half of it items would tie.
         with torch.autocast(states.device.type, enabled=False):
-            user_states, table = self._user_states(states.float()), self.output_table()
-            logits = dense_logits(user_states, table, self.dense_biases(), evidence)
-        return logits.log_softmax(-1)
+            table, biases = self.output_table(), self.dense_biases(new_item_boost)
+            return dense_logits(states, table, biases, evidence).log_softmax(-1)
 
-    def dense_biases(self) -> dict[str, Tensor]:
-        """The learned tables that `dense_logits` adds to the product of the vectors."""
+    def dense_biases(self, new_item_boost: float = 0.0) -> dict[str, Tensor]:
+        """What `dense_logits` adds to the product of the vectors: learned, but for the boost."""
+        unseen: Tensor | None = self.unseen_bias
+        if new_item_boost:
+            boost = self.log_temperature.new_tensor(new_item_boost)
+            unseen = boost if unseen is None else unseen + boost
         tables = {
-            "unseen": self.unseen_bias,
+            "unseen": unseen,
             "repeat": self.repeat_bias,
             "neighbor": self.neighbor_bias,
         }

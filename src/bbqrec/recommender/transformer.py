@@ -16,6 +16,8 @@ from bbqrec.recommender.config import RecommenderConfig
 
 NORM_EPSILON = 1e-6
 
+Count = int | torch.SymInt  # a number, or what stands for it while a graph is exported
+
 
 class Layout:
     """Where the entries of a flat list sit in a padded table.
@@ -26,14 +28,17 @@ class Layout:
 
     def __init__(self, is_used: Bool[Tensor, "batch place"]) -> None:
         self.shape = is_used.shape
+        self.index: Tensor | None = None
+        if torch.compiler.is_exporting():
+            return  # the shapes of an exported graph must not depend on what is in the tensors
         index = is_used.flatten().nonzero()[:, 0]
-        self.index: Tensor | None = index if len(index) < is_used.numel() else None
+        self.index = index if len(index) < is_used.numel() else None
 
     @classmethod
-    def full(cls, batch: int, places: int) -> "Layout":
+    def full(cls, batch: Count, places: Count) -> "Layout":
         """Every place used, row by row: nothing to move."""
         layout = cls.__new__(cls)
-        layout.shape, layout.index = torch.Size((batch, places)), None
+        layout.shape, layout.index = torch.Size((batch, places)), None  # type: ignore[arg-type]
         return layout
 
     def spread(
@@ -55,7 +60,7 @@ class Layout:
         self, entries: Float[Tensor, " entry dim"], place: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch dim"]:
         """The entry at one used place of each row."""
-        return self.spread(entries)[torch.arange(len(place), device=place.device), place]
+        return self.spread(entries)[torch.arange(place.shape[0], device=place.device), place]
 
 
 class AttentionBias(NamedTuple):
@@ -66,10 +71,10 @@ class AttentionBias(NamedTuple):
 
     def of_query(self, place: Int[Tensor, " batch"]) -> "AttentionBias":
         """The bias of one query of each row alone."""
-        row = torch.arange(len(place), device=place.device)
+        row = torch.arange(place.shape[0], device=place.device)
 
         def of(bias: Float[Tensor, "_ _ _ _"]) -> Float[Tensor, "batch _ 1 _"]:
-            return bias.expand(len(place), -1, -1, -1)[row, :, place][:, :, None]
+            return bias.expand(place.shape[0], -1, -1, -1)[row, :, place][:, :, None]
 
         return AttentionBias(of(self.added), None if self.gain is None else of(self.gain))
 
@@ -106,9 +111,9 @@ class RelativePositionBias(nn.Module):
             torch.randn(config.num_position_buckets, config.num_heads) * config.d_model**-0.5
         )
 
-    def forward(self, length: int) -> Float[Tensor, "1 head query key"]:
+    def forward(self, length: Count) -> Float[Tensor, "1 head query key"]:
         """The bias among `length` positions."""
-        position = torch.arange(length, device=self.table.device)
+        position = torch.arange(length, device=self.table.device)  # type: ignore[arg-type]
         bucket = relative_position_bucket(
             position[None, :] - position[:, None],
             bidirectional=self.bidirectional,

@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
 
 NUM_WORDS = 4
 MIN_SHARE = 0.25
@@ -31,7 +35,7 @@ class TellingWords:
             self._names: list[str] = []
             return
         self._names = vectorizer.get_feature_names_out().tolist()
-        self._everywhere = torch.from_numpy(np.asarray(self._holds.mean(axis=0)).ravel())
+        self._everywhere = _shares(self._holds)
 
     def of(self, group: Bool[Tensor, " item"], *, without: Collection[str] = ()) -> list[str]:
         """The group's words, the most telling first; none where chance explains them all.
@@ -47,7 +51,7 @@ class TellingWords:
         if not self._names:
             return []
         rows = self._holds[group.numpy()]
-        share = torch.from_numpy(np.asarray(rows.mean(axis=0)).ravel())
+        share = _shares(rows)
         others = (1 - self._everywhere).clamp(min=1e-12)
         gain = torch.xlogy(share, share / self._everywhere)
         surprise = rows.shape[0] * (gain + torch.xlogy(1 - share, (1 - share) / others))
@@ -56,3 +60,8 @@ class TellingWords:
         order = gain.where(is_telling, 0.0).argsort(descending=True, stable=True)
         words = [self._names[int(word)] for word in order[: int(is_telling.sum())]]
         return [word for word in words if word not in without][:NUM_WORDS]
+
+
+def _shares(holds: "csr_array") -> Float[Tensor, " word"]:
+    """Of each word the share of rows that hold it; rounding must not put it above 1."""
+    return torch.from_numpy(np.asarray(holds.mean(axis=0)).ravel()).clamp(max=1.0)

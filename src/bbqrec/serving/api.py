@@ -151,7 +151,7 @@ class HistoryPartOut(Answered):
 class CodeOut(Answered):
     code: int
     label: str
-    """The most telling words of the items that share the semantic ID so far; "" if none."""
+    """The most telling words of the items that share the semantic ID so far, else a title."""
     log_probability: float
     """Given the codes before it."""
 

@@ -25,8 +25,9 @@ from bbqrec.serving.api import EventsRequest, ItemRequest, RecommendRequest
 from bbqrec.serving.batcher import Batcher
 from bbqrec.serving.cache import RecentlyUsed
 from bbqrec.serving.config import ServeConfig
+from bbqrec.serving.histories import Remembered, UserHistories
 from bbqrec.serving.metrics import Metrics
-from bbqrec.serving.store import Event, EventStore, PostedItem, hash_user
+from bbqrec.serving.store import Event, EventStore, PostedItem
 from bbqrec.serving.version import History, Options, Version
 
 MAX_NAMED_UNKNOWN = 100
@@ -49,7 +50,7 @@ class State(NamedTuple):
 
     version: Version
     answers: RecentlyUsed[tuple[History, Options], Answer]
-    histories: RecentlyUsed[str, History]
+    histories: Remembered
 
 
 class Service:
@@ -61,7 +62,7 @@ class Service:
         self.metrics = Metrics()
         self._run_dir = run_dir
         self._store = store
-        self._forgotten = store.forgotten()
+        self._histories = UserHistories(store, self._in_store, config.max_cached)
         version = Version.load(run_dir, store.items(), store.withdrawn())
         version.check(version.golden_histories())
         self._use(version)
@@ -69,7 +70,6 @@ class Service:
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._builder_thread = ThreadPoolExecutor(1, "builder")
         self._store_threads = ThreadPoolExecutor(4, "store")
-        self._reads: dict[str, object] = {}  # users whose history is being read, unless changed
         self._changes: set[asyncio.Task[Any]] = set()
         self._is_running = False
 
@@ -119,7 +119,9 @@ class Service:
             asked.beam_width,
         )
         if asked.user_ids is not None:
-            histories, is_stale = await self._histories(state, asked.user_ids)
+            histories, is_stale = await self._histories.read(
+                state.version, state.histories, asked.user_ids
+            )
         else:
             histories, is_stale = [tuple(history) for history in asked.histories or ()], False
         answers = await self.answers(state, histories, options)
@@ -162,40 +164,17 @@ class Service:
             Event(e.user_id, e.item_id, now if e.time is None else e.time) for e in asked.events
         ]
         digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
-
-        async def store() -> bool:
-            try:
-                return await self._in_store(lambda: self._store.append(events, key, digest))
-            finally:
-                for event in events:
-                    self._user_changed(event.user_id)
-
-        is_new = await self._to_the_end(store())
+        is_new = await self._to_the_end(self._histories.append(events, key, digest))
         self.metrics.events.inc(len(events) if is_new else 0)
         return {"stored": len(events) if is_new else 0, "is_replay": not is_new}
 
     async def user(self, user_id: str) -> dict[str, Any]:
         """The user's history with times; NotFoundError for somebody of whom nothing is known."""
-        events = (await self._in_store(lambda: self._store.events_of([user_id])))[0]
-        history: list[dict[str, Any]] = [
-            {"item_id": item_id, "time": None} for item_id in self._base(self.version, user_id)
-        ]
-        history += [{"item_id": event.item_id, "time": event.time} for event in events]
-        if not history:
-            raise NotFoundError("nothing is known of this user")
-        return {"user_id": user_id, "history": history}
+        return await self._histories.describe(self.version, user_id)
 
     async def forget(self, user_id: str) -> None:
         """Delete what was posted of a user and use nothing that the run knows."""
-
-        async def forget() -> None:
-            try:
-                await self._in_store(lambda: self._store.forget(user_id))
-            finally:  # whoever asked for it was not to be remembered, come what may
-                self._forgotten.add(hash_user(user_id))
-                self._user_changed(user_id)
-
-        await self._to_the_end(forget())
+        await self._to_the_end(self._histories.forget(user_id))
 
     def item(self, item_id: str) -> dict[str, Any]:
         """What is known of an item; NotFoundError for unknown and withdrawn ones."""
@@ -287,7 +266,8 @@ class Service:
     async def histories_of(self, user_ids: Sequence[str]) -> tuple[State, list[History]]:
         """The state to answer with, and the users' histories as it knows them."""
         state = self._state
-        return state, (await self._histories(state, user_ids))[0]
+        histories, _ = await self._histories.read(state.version, state.histories, user_ids)
+        return state, histories
 
     @property
     def state(self) -> State:
@@ -295,7 +275,7 @@ class Service:
 
     def _use(self, version: Version) -> None:
         size = self.config.max_cached
-        self._state = State(version, RecentlyUsed(size), RecentlyUsed(size))
+        self._state = State(version, RecentlyUsed(size), self._histories.remember_anew())
         self.metrics.version.clear()
         self.metrics.version.labels(version.name).set(1)
 
@@ -305,42 +285,6 @@ class Service:
         version, options = key
         self.metrics.batch.observe(len(histories))
         return version.recommend(histories, options)
-
-    async def _histories(self, state: State, user_ids: Sequence[str]) -> tuple[list[History], bool]:
-        """Each user's item ids, oldest first, and whether the store could not be asked."""
-        found = {user_id: state.histories.get(user_id) for user_id in user_ids}
-        missing = [user_id for user_id, history in found.items() if history is None]
-        if not missing:
-            return [found[user_id] or () for user_id in user_ids], False
-        token = object()
-        self._reads.update(dict.fromkeys(missing, token))
-        is_stale = False
-        try:
-            events = await self._in_store(lambda: self._store.events_of(missing))
-        except StorageError:
-            events, is_stale = [[] for _ in missing], True
-        except asyncio.CancelledError:
-            for user_id in missing:
-                self._reads.pop(user_id, None)
-            raise
-        for user_id, posted in zip(missing, events, strict=True):
-            base = self._base(state.version, user_id)
-            found[user_id] = history = (*base, *(event.item_id for event in posted))
-            # Another write since then may not be in it, and another read may be newer.
-            if self._reads.get(user_id) is token:
-                del self._reads[user_id]
-                if not is_stale:
-                    state.histories.put(user_id, history, 1 + len(history))
-        return [found[user_id] or () for user_id in user_ids], is_stale
-
-    def _base(self, version: Version, user_id: str) -> list[str]:
-        if self._forgotten and hash_user(user_id) in self._forgotten:
-            return []
-        return version.base_history(user_id) or []
-
-    def _user_changed(self, user_id: str) -> None:
-        self._reads.pop(user_id, None)
-        self._state.histories.drop(user_id)
 
     async def _to_the_end(self, change: Coroutine[Any, Any, T]) -> T:
         """Whoever asked may hang up or run out of time: what was begun is finished, whole."""

@@ -20,7 +20,6 @@ from bbqrec.errors import BBQRecError, ConflictError, CorruptArtifactError, NotF
 from bbqrec.recommend import Recommendation, RecommendedItem, Recommender
 from bbqrec.serving.new_items import Extended, NewItems, Placed
 from bbqrec.serving.store import PostedItem
-from bbqrec.storage import sha256_json
 
 NUM_GOLDEN = 8
 GOLDEN_K = 10
@@ -65,7 +64,6 @@ class Version:
         """Read and check a run folder; posted items that it cannot take are left out, and named."""
         run = RunFolder(run_dir)
         recommender = Recommender.from_pretrained(run_dir)
-        digests = [run.manifest(stage)["sha256"] for stage in ("prepare", "tokenize", "train")]
         new_items = NewItems(run, recommender)
         placed = []
         for item in posted:
@@ -75,9 +73,7 @@ class Version:
                 placed.append(new_items.encode(item))
             except BBQRecError as error:
                 logger.warning("the posted item %r is left out: %s", item.item_id, error)
-        return cls._make(
-            sha256_json(digests)[:12], run, new_items, tuple(placed), frozenset(withdrawn)
-        )
+        return cls._make(run.model_version(), run, new_items, tuple(placed), frozenset(withdrawn))
 
     @classmethod
     def _make(

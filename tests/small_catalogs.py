@@ -55,9 +55,10 @@ def random_tables(seed: int = 0) -> ItemTables:
 
 
 def random_histories(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """What training saw: none of the last five items."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, 12, size=60)
-    items = rng.integers(0, NUM_ITEMS, size=lengths.sum()).astype(np.int32)
+    items = rng.integers(0, NUM_ITEMS - 5, size=lengths.sum()).astype(np.int32)
     return items, np.concatenate([[0], lengths.cumsum()])
 
 

@@ -1,0 +1,151 @@
+"""An explanation for the terminal."""
+
+import math
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from bbqrec.explain.explainer import Code, Explanation, LevelStep
+from bbqrec.progress import printable
+
+WIDTH = 14  # of bars, in characters
+EIGHTHS = " ▏▎▍▌▋▊▉"
+MAX_EVENTS = 12
+
+
+def explanation_table(item_id: str, title: str, explanation: Explanation) -> RenderableType:
+    """The item, what its score is made of, what the history did, how its codes were written."""
+    sections: list[RenderableType] = [_headline(item_id, title, explanation)]
+    if explanation.parts is not None:
+        sections.append(_parts(explanation))
+    sections.append(_history(explanation))
+    if explanation.levels is not None:
+        sections.append(_levels(explanation))
+    return Group(sections[0], *(Padding(section, (1, 0, 0, 2)) for section in sections[1:]))
+
+
+def _headline(item_id: str, title: str, explanation: Explanation) -> Text:
+    line = Text.assemble((printable(title), "bold"), "  ", (printable(item_id), "dim"), "\n  ")
+    share = math.exp(explanation.score)
+    line.append(f"log-probability {explanation.score:.3f}")
+    if explanation.rank_by == "both":
+        weight = explanation.generative_weight
+        line = Text.assemble(
+            line.plain.replace("log-probability", "score"),
+            f" = dense log-probability + {weight:g} x that of its semantic ID",
+        )
+        line.stylize("bold", 0, len(printable(title)))
+    else:
+        line.append(f", a share of {share:.2%}")
+    if explanation.logit is not None and explanation.log_normalizer is not None:
+        line.append(
+            f"\n  logit {explanation.logit:.3f} less {explanation.log_normalizer:.3f}, which all "
+            "items have together"
+        )
+    return line
+
+
+def _parts(explanation: Explanation) -> Table:
+    parts = explanation.parts
+    assert parts is not None
+    rows = {
+        **{f"its {name}": value for name, value in parts.content.items()},
+        "its codes: what it shares with others": parts.codes,
+        "its own vector": parts.own,
+        "near neighbors in the history": parts.neighbors,
+        "taken before": parts.repeat,
+    }
+    table = _table("what the logit is made of", ("", "logit", ""))
+    largest = max(map(abs, rows.values()))
+    for name, value in sorted(rows.items(), key=lambda row: -abs(row[1])):
+        table.add_row(name, f"{value:+.3f}", _bar(value, largest))
+    return table
+
+
+def _history(explanation: Explanation) -> Table:
+    columns = ["", "attention", "likeness", "neighbor", "counts", ""]
+    has_neighbors = any(part.neighbor for part in explanation.history)
+    has_likeness = any(part.similarity_bias for part in explanation.history)
+    kept = [True, True, has_likeness, has_neighbors, True, True]
+    names = [name for name, is_kept in zip(columns, kept, strict=True) if is_kept]
+    table = _table("what the history did (latest first)", tuple(names))
+    largest = max((abs(part.left_out) for part in explanation.history), default=0.0)
+    for part in explanation.history[: -MAX_EVENTS - 1 : -1]:
+        cells: list[str | Text] = [
+            Text(printable(part.title)),
+            "-" if part.attention is None else f"{part.attention:.0%}",
+            f"{sum(part.similarity_bias.values()):+.2f}" if part.similarity_bias else "-",
+            f"{sum(part.neighbor.values()):+.2f}" if part.neighbor else "-",
+            f"{part.left_out:+.3f}",
+            _bar(part.left_out, largest),
+        ]
+        table.add_row(*(cell for cell, is_kept in zip(cells, kept, strict=True) if is_kept))
+    rest = explanation.history[:-MAX_EVENTS]
+    if rest:
+        strongest = sum(part.left_out for part in rest)
+        blank = [""] * (len(names) - 3)
+        table.add_row(
+            f"{len(rest)} older ones, each left out alone", *blank, f"{strongest:+.3f}", ""
+        )
+    table.caption = (
+        "attention: share of the last layer's; likeness: what likeness to the latest item added to "
+        "it;\nneighbor: given to the logit; counts: the score less what it would be without this "
+        "event."
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _levels(explanation: Explanation) -> Table:
+    levels = explanation.levels
+    assert levels is not None
+    title = "how its semantic ID would be written"
+    if explanation.rank_by == "dense":
+        title += " (a second opinion: this run ranks by the logit)"
+    table = _table(title, ("level", "code", "of", "probability", "", "runners-up"))
+    for number, step in enumerate(levels, start=1):
+        table.add_row(
+            str(number),
+            str(step.code),
+            _label(step),
+            _share(step),
+            _bar(math.exp(step.log_probability), 1.0),
+            _runners_up(step),
+        )
+    total = sum(step.log_probability for step in levels)
+    table.add_row("", "", "all of it", f"{math.exp(total):.2%}", "", "")
+    return table
+
+
+def _runners_up(step: LevelStep) -> Text:
+    lines = [
+        Text.assemble(f"{_share(code)} ", (str(code.code), "dim"), " ", _label(code))
+        for code in step.runners_up
+    ]
+    return Text("\n").join(lines) if lines else Text("none: no other item begins so", "dim")
+
+
+def _label(code: Code) -> Text:
+    return Text(printable(code.label)) if code.label else Text("(nothing in common)", "dim")
+
+
+def _share(code: Code) -> str:
+    return f"{math.exp(code.log_probability):.1%}"
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
+    numbers = ("logit", "attention", "likeness", "neighbor", "counts", "probability", "code")
+    for name in columns:
+        justify = "right" if name in numbers else "left"
+        table.add_column(name, justify=justify, header_style="dim")  # type: ignore[arg-type]
+    return table
+
+
+def _bar(value: float, largest: float) -> Text:
+    """As long as the value's size, red where it is negative."""
+    eighths = round(8 * WIDTH * min(1.0, abs(value) / largest)) if largest else 0
+    text = "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
+    return Text(text, "green" if value >= 0 else "red")

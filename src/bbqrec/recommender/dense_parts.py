@@ -1,0 +1,75 @@
+"""What an item's dense logit is the sum of: the same numbers as `dense_logits`, kept apart."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bbqrec.ranking import Histories
+from bbqrec.recommender.one_pass import OnePassRecommender
+from bbqrec.recommender.repeat_bias import repeat_values
+
+NORM_EPSILON = 1e-12  # as `F.normalize`
+
+
+class DenseParts(NamedTuple):
+    """The parts of some items' logits after one history; all of them together are the logit.
+
+    Args:
+        vectors: by part of the item's vector ("own", "content.MODALITY", "codes").
+        neighbors: by kind of likeness what each of the latest items gave, the latest first.
+        repeat: what having had the item before gave.
+    """
+
+    vectors: dict[str, Float[Tensor, " item"]]
+    neighbors: dict[str, Float[Tensor, "item age"]]
+    repeat: Float[Tensor, " item"]
+
+
+def dense_parts(
+    model: OnePassRecommender,
+    history: Histories,
+    items: Int[Tensor, " item"],
+    *,
+    new_item_boost: float = 0.0,
+) -> DenseParts:
+    """The parts of `items` after one history, in full precision.
+
+    What new items gain or lose for being new, boost and all, is a part of "own".
+    """
+    state = model.user_states(history)[0]
+    row, place = torch.zeros_like(items[:1]), history.offsets[1:]
+    evidence = model.evidence(history, row, place)
+    with torch.autocast(items.device.type, enabled=False):
+        is_unseen, embedding = evidence.is_unseen, model.code_embedding.weight
+        vectors = model.item_vectors.parts(items, model.catalog, embedding, is_unseen)
+        scale = torch.ones(len(items), device=items.device)
+        if model.is_cosine:
+            norm = torch.stack(list(vectors.values())).sum(0).norm(dim=-1)
+            scale = 1 / (norm.clamp(min=NORM_EPSILON) * model.log_temperature.exp())
+        products = {name: (vector @ state) * scale for name, vector in vectors.items()}
+        biases = model.dense_biases(new_item_boost)
+        if "unseen" in biases:
+            own = products.get("own", torch.zeros(len(items), device=items.device))
+            products["own"] = own + is_unseen[items] * biases["unseen"]
+    repeat = torch.zeros(len(items), device=items.device)
+    is_repeat = torch.zeros(len(items), dtype=torch.bool, device=items.device)
+    if evidence.repeats is not None:
+        had, value = evidence.repeats.items, repeat_values(biases["repeat"], evidence.repeats)
+        found = items[:, None] == had  # (item, repeat), at most one per row
+        repeat, is_repeat = (found * value).sum(1), found.any(1)
+    neighbors = {}
+    if evidence.recent is not None:
+        age = torch.arange(1, evidence.recent.shape[1] + 1, device=items.device)
+        age_bucket = torch.log2(age.float()).long()[:, None]
+        kinds = zip(biases["neighbor"], model.catalog.neighbors().items(), strict=True)
+        for table, (kind, likeness) in kinds:
+            near, buckets = likeness.of(evidence.recent, None)  # (1, age, neighbor)
+            padded = F.pad(table, (0, 1))  # the last bucket is nothing
+            which = is_unseen[near[0]] * (len(table) - 1)
+            gained = padded[which, age_bucket, buckets[0].long()]
+            gives = (near[0] == items[:, None, None]) & ~is_repeat[:, None, None]
+            neighbors[kind] = (gives * gained).sum(-1)
+    return DenseParts(products, neighbors, repeat)
