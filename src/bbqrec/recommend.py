@@ -80,14 +80,19 @@ class Recommender:
         self._fallback = Popularity((counts / counts.sum()).log().float())
 
     @classmethod
-    def from_pretrained(cls, path: Path | str, *, device: str = "cpu") -> "Recommender":
+    def from_pretrained(
+        cls, path: Path | str, *, device: str = "cpu", version: int | None = None
+    ) -> "Recommender":
         """Load a run folder.
+
+        Args:
+            version: of a run that was updated: 0 is what was trained first; None the current one.
 
         Raises:
             CorruptArtifactError: a file is missing or damaged.
             SemanticIdError: the semantic IDs are not those the model was trained on.
         """
-        run = RunFolder(Path(path))
+        run = RunFolder(Path(path), version)
         if not run.directory.is_dir():
             raise CorruptArtifactError(f"there is no run folder at {path}; `bbqrec run` makes one")
         for stage in ("tokenize", "train"):
@@ -115,7 +120,8 @@ class Recommender:
             ) from None
         load_weights(model, folder / "model.safetensors")
         model = model.to(device).eval()
-        return cls(dataset, ids, model, make_ranker(model, ids, ranking, device=device))
+        ranker = make_ranker(model, ids, ranking, device=device)
+        return cls(dataset, ids, model, ranker, available=_available(dataset))
 
     def histories(self) -> dict[str, list[str]]:
         """User id -> item ids, oldest first, of every user of the run, held-out items included."""
@@ -222,3 +228,11 @@ class Recommender:
 
     def _describe(self, item: int, score: float) -> RecommendedItem:
         return RecommendedItem(self.dataset.item_ids[item], self.dataset.titles[item], score)
+
+
+def _available(dataset: Dataset) -> Bool[Tensor, " item"] | None:
+    """Without what was withdrawn by the time of the run's latest update."""
+    withdrawn = set(dataset.info.get("withdrawn", []))
+    if withdrawn.isdisjoint(dataset.item_ids):
+        return None
+    return torch.tensor([item_id not in withdrawn for item_id in dataset.item_ids])

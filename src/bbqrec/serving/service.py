@@ -63,7 +63,7 @@ class Service:
         self._run_dir = run_dir
         self._store = store
         self._histories = UserHistories(store, self._in_store, config.max_cached)
-        version = Version.load(run_dir, store.items(), store.withdrawn())
+        version = Version.load(run_dir, store.items(), store.withdrawn(), store.restored())
         version.check(version.golden_histories())
         self._use(version)
         # The model has a thread of its own: torch is fastest with one caller.
@@ -244,7 +244,10 @@ class Service:
             old = self.version
 
             def build() -> Version:
-                version = Version.load(self._run_dir, self._store.items(), old.withdrawn)
+                store = self._store
+                version = Version.load(
+                    self._run_dir, store.items(), store.withdrawn(), store.restored()
+                )
                 version.check(old.golden_histories())
                 return version
 

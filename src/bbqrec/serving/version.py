@@ -18,7 +18,7 @@ from torch import Tensor
 from bbqrec.bundle import RunFolder
 from bbqrec.errors import BBQRecError, ConflictError, CorruptArtifactError, NotFoundError
 from bbqrec.recommend import Recommendation, RecommendedItem, Recommender
-from bbqrec.serving.new_items import Extended, NewItems, Placed
+from bbqrec.new_items import Extended, NewItems, Placed
 from bbqrec.serving.store import PostedItem
 
 NUM_GOLDEN = 8
@@ -59,11 +59,21 @@ class Version:
 
     @classmethod
     def load(
-        cls, run_dir: Path, posted: Iterable[PostedItem], withdrawn: Collection[str]
+        cls,
+        run_dir: Path,
+        posted: Iterable[PostedItem],
+        withdrawn: Collection[str],
+        restored: Collection[str] = (),
     ) -> "Version":
-        """Read and check a run folder; posted items that it cannot take are left out, and named."""
+        """Read and check a run folder; posted items that it cannot take are left out, and named.
+
+        Args:
+            withdrawn, restored: beside the items that the run itself says were withdrawn.
+        """
         run = RunFolder(run_dir)
-        recommender = Recommender.from_pretrained(run_dir)
+        recommender = Recommender.from_pretrained(run.directory)
+        own = recommender.dataset.info.get("withdrawn", [])
+        gone = frozenset(own).difference(restored).union(withdrawn)
         new_items = NewItems(run, recommender)
         placed = []
         for item in posted:
@@ -73,7 +83,7 @@ class Version:
                 placed.append(new_items.encode(item))
             except BBQRecError as error:
                 logger.warning("the posted item %r is left out: %s", item.item_id, error)
-        return cls._make(run.model_version(), run, new_items, tuple(placed), frozenset(withdrawn))
+        return cls._make(run.model_version(), run, new_items, tuple(placed), gone)
 
     @classmethod
     def _make(
@@ -201,7 +211,7 @@ class Version:
 def _without(extended: Extended, withdrawn: frozenset[str]) -> Recommender:
     base = extended.recommender
     gone = [base.item_of_id[i] for i in withdrawn if i in base.item_of_id]
-    if not gone:
+    if not gone and base.available is None:
         return base
     available = torch.ones(base.dataset.num_items, dtype=torch.bool)
     available[gone] = False
