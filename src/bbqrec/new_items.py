@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bbqrec.bundle import RunFolder
-from bbqrec.data import TEXT_SEPARATOR, PostedItem
+from bbqrec.data import TEXT_SEPARATOR, Dataset, PostedItem
 from bbqrec.decoding import RankingConfig, make_ranker
 from bbqrec.errors import FeatureError, RequestError
 from bbqrec.features import Encoder, Features, load_encoder, standardize, standardize_like
 from bbqrec.features.image_files import UnreadableImageError
+from bbqrec.lineage import parent_of
+from bbqrec.ranking import Ranker
 from bbqrec.recommend import Recommender
 from bbqrec.recommender import (
     RecommenderConfig,
@@ -130,7 +132,7 @@ class NewItems:
             titles=[*base.dataset.titles, *titles],
             is_cold=np.append(base.dataset.is_cold, np.ones(len(item_ids), bool)),
         )
-        ranker = make_ranker(model, ids, self._ranking)
+        ranker = make_ranker(model, ids, self.ranking)
         available = base.available
         if available is not None:
             available = F.pad(available, (0, len(item_ids)), value=True)
@@ -255,9 +257,36 @@ class NewItems:
         return RecommenderConfig.parse(read_json(path)["recommender"], source=str(path))
 
     @cached_property
-    def _ranking(self) -> RankingConfig:
+    def ranking(self) -> RankingConfig:
+        """How the run ranks."""
         path = self._run.folder("train") / "model.json"
         return RankingConfig.parse(read_json(path)["ranking"], source=str(path))
+
+
+def ranker_before(run: RunFolder, dataset: Dataset, *, device: str = "cpu") -> Ranker | None:
+    """What the version that a run was updated from answers, had the new items been posted to it.
+
+    None where the run was not updated, or the version before is gone.
+    """
+    parent = parent_of(run)
+    if parent is None:
+        return None
+    recommender = Recommender.load(parent)
+    num_known = recommender.dataset.num_items
+    maker = NewItems(parent, recommender)
+    if num_known < dataset.num_items:
+        content = new_content(run.features(dataset), num_known)
+        new = slice(num_known, None)
+        recommender, _ = maker.take_in(dataset.item_ids[new], dataset.titles[new], content)
+    model = recommender.model.to(device)
+    return make_ranker(model, recommender.semantic_ids, maker.ranking, device=device)
+
+
+def new_content(features: list[Features], num_known: int) -> dict[str, NewContent]:
+    """Modality -> the vectors of all items but the first `num_known`."""
+    return {
+        f.modality: NewContent(f.vectors[num_known:], f.is_present[num_known:]) for f in features
+    }
 
 
 def _rows(features: Features, vectors: Sequence[dict[str, Tensor]]) -> NewContent:

@@ -92,7 +92,12 @@ class Recommender:
             CorruptArtifactError: a file is missing or damaged.
             SemanticIdError: the semantic IDs are not those the model was trained on.
         """
-        run = RunFolder(Path(path), version)
+        return cls.load(RunFolder(Path(path), version), device=device)
+
+    @classmethod
+    def load(cls, run: RunFolder, *, device: str = "cpu") -> "Recommender":
+        """As `from_pretrained`, exactly this version."""
+        path = run.root
         if not run.directory.is_dir():
             raise CorruptArtifactError(f"there is no run folder at {path}; `bbqrec run` makes one")
         for stage in ("tokenize", "train"):

@@ -1,7 +1,7 @@
 """Raw files -> a prepared dataset: importers, validation, splits, the demo shop."""
 
 from bbqrec.data.catalog import TEXT_SEPARATOR, load_texts
-from bbqrec.data.collected import Collected, Event, PostedItem, hash_user
+from bbqrec.data.collected import Collected, Event, Found, PostedItem, hash_user
 from bbqrec.data.dataset import Cases, Dataset, Sequences
 from bbqrec.data.drawn_shop import Oracle, draw_shop
 from bbqrec.data.exchange import (
@@ -25,6 +25,7 @@ __all__ = [
     "Collected",
     "Dataset",
     "Event",
+    "Found",
     "Oracle",
     "PostedItem",
     "PrepareConfig",

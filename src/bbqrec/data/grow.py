@@ -5,17 +5,16 @@ all events in the order of time, by the rules that the dataset was prepared with
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from bbqrec.data.collected import Collected, Event, hash_user
+from bbqrec.data.collected import Collected, Event, Found, hash_user
 from bbqrec.data.dataset import Dataset
 from bbqrec.data.event_log import LOG_FILE, EventLog
 from bbqrec.data.gather import add_images, add_items
@@ -37,50 +36,6 @@ from bbqrec.errors import DataError
 from bbqrec.storage import read_json, write_bytes, write_json, write_tensors
 
 logger = logging.getLogger(__name__)
-
-
-class Found(NamedTuple):
-    """What new data held that a run did not know.
-
-    Args:
-        interactions, users, items: taken in.
-        known: interactions that were given again.
-        waiting: interactions left out while their user or item has fewer than the run's
-            settings ask for; they count when more come.
-        withdrawn, restored: items that may not be recommended any more, and that may again.
-        forgotten: users whose data were deleted.
-    """
-
-    interactions: int
-    users: int
-    items: int
-    known: int
-    waiting: int
-    withdrawn: int
-    restored: int
-    forgotten: int
-
-    @property
-    def is_anything(self) -> bool:
-        return any(self._replace(known=0, waiting=0))
-
-    def sentence(self) -> str:
-        """What was found, for people."""
-        parts = [
-            f"{_counted(self.interactions, 'new interaction')} ({self.known:,} known already)",
-            _counted(self.users, "new user"),
-            _counted(self.items, "new item"),
-            f"{self.withdrawn:,} withdrawn",
-        ]
-        parts += [f"{self.restored:,} let back in"] if self.restored else []
-        parts += [f"{_counted(self.forgotten, 'user')} forgotten"] if self.forgotten else []
-        if self.waiting:
-            parts.append(f"{_counted(self.waiting, 'interaction')} left out until there are more")
-        return ", ".join(parts)
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def grow(
@@ -186,7 +141,7 @@ def _without_forgotten(log: EventLog, forgotten: frozenset[str]) -> EventLog:
     return log.take(~is_gone[log.users])
 
 
-def _as_log(events: list[Event]) -> EventLog:
+def _as_log(events: Sequence[Event]) -> EventLog:
     """In order of user and time; equal times in order of arrival."""
     user_of: dict[str, int] = {}
     item_of: dict[str, int] = {}
@@ -275,7 +230,11 @@ def _in_unit_of(times: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
     """`other` in the unit (seconds, milliseconds, ...) and kind of number of `times`."""
     wanted, found = _unit(times), _unit(other)
     if wanted is not None and found is not None and wanted != found:
-        other = other * 1000 ** (wanted - found) if wanted > found else other / 1000.0**(found - wanted)
+        other = (
+            other * 1000 ** (wanted - found)
+            if wanted > found
+            else other / 1000.0 ** (found - wanted)
+        )
     is_whole = np.issubdtype(times.dtype, np.integer)
     return (np.floor(other) if is_whole else other).astype(times.dtype)
 

@@ -236,6 +236,7 @@ def read_collected(place: str) -> Collected:
     Raises:
         StorageError: there is no store, or it is not one of ours.
     """
+    engine: sql.Engine
     if "://" in place:
         engine = _open_url(place).execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from bbqrec.bundle import RunFolder
 from bbqrec.errors import BBQRecError, ConflictError, CorruptArtifactError, NotFoundError
-from bbqrec.recommend import Recommendation, RecommendedItem, Recommender
 from bbqrec.new_items import Extended, NewItems, Placed
+from bbqrec.recommend import Recommendation, RecommendedItem, Recommender
 from bbqrec.serving.store import PostedItem
 
 NUM_GOLDEN = 8
@@ -71,7 +71,7 @@ class Version:
             withdrawn, restored: beside the items that the run itself says were withdrawn.
         """
         run = RunFolder(run_dir)
-        recommender = Recommender.from_pretrained(run.directory)
+        recommender = Recommender.load(run)
         own = recommender.dataset.info.get("withdrawn", [])
         gone = frozenset(own).difference(restored).union(withdrawn)
         new_items = NewItems(run, recommender)
