@@ -43,11 +43,13 @@ class Recommendation(NamedTuple):
     Args:
         is_fallback: nothing in the history is known, so these are the most popular items.
         unknown_items: the ids in the history that the catalog does not have.
+        num_recommendable: how many items there would be for a `k` without end.
     """
 
     items: list[RecommendedItem]
     is_fallback: bool
     unknown_items: list[str]
+    num_recommendable: int
 
 
 class Recommender:
@@ -197,9 +199,16 @@ class Recommender:
                     [self._describe(item, score) for item, score in rows if item >= 0],
                     is_fallback,
                     [item_id for item_id in history if item_id not in self.item_of_id],
+                    self._num_recommendable(mask, known[user] if exclude_seen else []),
                 )
             )
         return results
+
+    def _num_recommendable(self, mask: Bool[Tensor, " item"] | None, seen: Sequence[int]) -> int:
+        had = set(seen)
+        if mask is None:
+            return self.dataset.num_items - len(had)
+        return int(mask.sum()) - sum(bool(mask[item]) for item in had)
 
     def _with_beam(self, beam_width: int) -> Ranker:
         if not isinstance(self.ranker, GenerativeRanker):
