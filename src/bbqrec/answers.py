@@ -53,6 +53,8 @@ def check_request(
 def history_of(recommender: Recommender, user_id: str) -> list[str]:
     """All that the run knows of one of its users; RequestError for somebody else."""
     histories = recommender.histories()
+    if not histories:
+        raise RequestError("this model was saved without users; give --history")
     if user_id not in histories:
         raise RequestError(
             f"the run has no user {user_id!r} among its {len(histories)} (such as "

@@ -16,6 +16,7 @@ from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset
 from bbqrec.decoding import GenerativeRanker, RankingConfig, make_ranker
 from bbqrec.errors import CorruptArtifactError, RequestError
+from bbqrec.pretrained import fetch, is_pretrained, save_pretrained, verify_pretrained
 from bbqrec.ranking import Histories, Ranker
 from bbqrec.recommender import (
     Popularity,
@@ -78,23 +79,40 @@ class Recommender:
         self.ranker = ranker
         self.item_of_id = {item_id: item for item, item_id in enumerate(dataset.item_ids)}
         self.available = available
+        self._loaded: tuple[RunFolder, str] | None = None
         counts = torch.from_numpy(dataset.popularity()) + 1.0
         self._fallback = Popularity((counts / counts.sum()).log().float())
 
     @classmethod
     def from_pretrained(
-        cls, path: Path | str, *, device: str = "cpu", version: int | None = None
+        cls,
+        path: Path | str,
+        *,
+        revision: str | None = None,
+        device: str = "cpu",
+        version: int | None = None,
     ) -> "Recommender":
-        """Load a run folder.
+        """Load a run folder, what `save_pretrained` wrote, or a model of the Hugging Face hub.
 
         Args:
+            path: a folder or, as text that names none, the hub's owner/name.
+            revision: a branch, tag or commit of the hub.
             version: of a run that was updated: 0 is what was trained first; None the current one.
 
         Raises:
             CorruptArtifactError: a file is missing or damaged.
             SemanticIdError: the semantic IDs are not those the model was trained on.
+            RequestError: there is no such folder, and no such model of the hub can be had.
         """
-        return cls.load(RunFolder(Path(path), version), device=device)
+        folder = Path(path)
+        if isinstance(path, str) and not folder.exists():
+            folder = fetch(path, revision=revision)
+        elif revision is not None:
+            raise RequestError(
+                f"a revision is for models of the Hugging Face hub, but {path} is a folder here; "
+                "leave the revision out"
+            )
+        return cls.load(RunFolder(folder, version), device=device)
 
     @classmethod
     def load(cls, run: RunFolder, *, device: str = "cpu") -> "Recommender":
@@ -102,6 +120,8 @@ class Recommender:
         path = run.root
         if not run.directory.is_dir():
             raise CorruptArtifactError(f"there is no run folder at {path}; `bbqrec run` makes one")
+        if is_pretrained(run.directory):
+            verify_pretrained(run.directory)
         for stage in ("tokenize", "train"):
             run.verify(stage)
         run.verify("prepare", names=DATASET_FILES)
@@ -128,7 +148,26 @@ class Recommender:
         load_weights(model, folder / "model.safetensors")
         model = model.to(device).eval()
         ranker = make_ranker(model, ids, ranking, device=device)
-        return cls(dataset, ids, model, ranker, available=_available(dataset))
+        recommender = cls(dataset, ids, model, ranker, available=_available(dataset))
+        recommender._loaded = run, run.model_version()
+        return recommender
+
+    def save_pretrained(self, to: Path | str, *, with_users: bool = False) -> None:
+        """Write what recommending needs into a folder to copy or share; see `from_pretrained`.
+
+        Args:
+            with_users: also write the users' ids and all that they did.
+
+        Raises:
+            RequestError: this was not loaded from a folder, or the folder has changed since.
+            StorageError: `to` holds something else.
+        """
+        if self._loaded is None or self._loaded[0].model_version() != self._loaded[1]:
+            raise RequestError(
+                "only a recommender that is still as its folder has it can be saved; load it with "
+                "from_pretrained and save that"
+            )
+        save_pretrained(self._loaded[0], Path(to), with_users=with_users)
 
     def histories(self) -> dict[str, list[str]]:
         """User id -> item ids, oldest first, of every user of the run, held-out items included."""

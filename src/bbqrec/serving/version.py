@@ -16,9 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bbqrec.bundle import RunFolder
-from bbqrec.errors import BBQRecError, ConflictError, CorruptArtifactError, NotFoundError
+from bbqrec.errors import (
+    BBQRecError,
+    ConflictError,
+    CorruptArtifactError,
+    NotFoundError,
+    RequestError,
+)
 from bbqrec.explain import Explainer, Explanation
 from bbqrec.new_items import Extended, NewItems, Placed
+from bbqrec.pretrained import is_pretrained
 from bbqrec.recommend import Recommendation, RecommendedItem, Recommender
 from bbqrec.serving.store import PostedItem
 
@@ -74,6 +81,10 @@ class Version:
             withdrawn, restored: beside the items that the run itself says were withdrawn.
         """
         run = RunFolder(run_dir)
+        if is_pretrained(run_dir):
+            raise RequestError(
+                f"{run_dir} is a model saved without what new items need; serve the run it is from"
+            )
         recommender = Recommender.load(run)
         own = recommender.dataset.info.get("withdrawn", [])
         gone = frozenset(own).difference(restored).union(withdrawn)
