@@ -125,6 +125,11 @@ class RunFolder:
         """The manifest of a finished stage; CorruptArtifactError when there is none."""
         path = self.folder(stage) / "manifest.json"
         if not path.is_file():
+            if not any((self.directory / name).exists() for name in STAGE_FOLDERS.values()):
+                raise CorruptArtifactError(
+                    f"{self.root} is not the folder of a run: it holds none of a run's parts; give "
+                    "one that `bbqrec run` made, for example runs/demo"
+                )
             raise CorruptArtifactError(
                 f"{self.directory} has no finished `{stage}` stage; run `bbqrec {stage}` or "
                 "`bbqrec run` first"

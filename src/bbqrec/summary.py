@@ -231,7 +231,7 @@ def _evaluated(run: RunFolder, *, with_shoppers: bool) -> tuple[dict[str, Any], 
     rivals = {name: by_setting for name, by_setting in evaluation.models.items() if name != ORACLE}
     shown = evaluation.model_copy(update={"models": rivals})
     parts: list[RenderableType] = []
-    for setting in ("kept", "filtered"):
+    for setting in ("filtered", "kept"):
         parts.append(overall_table(shown, setting, metrics=METRICS))
         if oracle is not None:
             means = oracle[setting].overall.metrics
