@@ -283,6 +283,8 @@ def write_model(
             "semantic_ids": ids.fingerprint,
             "num_parameters": sum(p.numel() for p in model.parameters()),
             "repeat_bias": model.learned_repeats(),
+            "writes_codes": config.recommender.form == "paper"
+            or config.training.generative_weight > 0,
             "environment": environment(),
             **about,
         },

@@ -64,3 +64,16 @@ def test_what_cannot_be_explained_is_refused_in_one_sentence(finished: Path) -> 
     ]
     for arguments, words in cases:
         assert words in refusal("explain", finished, *arguments, "-q")
+
+
+def test_a_saved_model_is_explained_by_titles_alone(
+    finished: Path, recommender: Recommender, tmp_path: Path
+) -> None:
+    recommender.save_pretrained(tmp_path / "saved")
+    ask = ("--history", "i7,i8", "--item", "i9")
+
+    saved = answer("explain", tmp_path / "saved", *ask)[0]["explanation"]
+    whole = answer("explain", finished, *ask)[0]["explanation"]
+
+    assert saved["score"] == pytest.approx(whole["score"], abs=1e-5)
+    assert [step["code"] for step in saved["levels"]] == [step["code"] for step in whole["levels"]]

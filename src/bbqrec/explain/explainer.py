@@ -118,8 +118,12 @@ class Explainer:
     def of_run(cls, run: RunFolder, recommender: Recommender) -> "Explainer":
         """Explain `recommender`, which was loaded from this run."""
         labels = CodeLabels.of_run(run, recommender)
-        log = read_json(run.folder("train") / "log.json")
-        return cls(recommender, labels, writes_codes="generative" in log[0])
+        folder = run.folder("train")
+        writes_codes = read_json(folder / "model.json").get("writes_codes")
+        if writes_codes is None:  # runs of earlier versions say it in their log
+            log = read_json(folder / "log.json") if (folder / "log.json").is_file() else []
+            writes_codes = any("generative" in epoch for epoch in log)
+        return cls(recommender, labels, writes_codes=bool(writes_codes))
 
     def of(self, recommender: Recommender) -> "Explainer":
         """The same for `recommender`, which is of the same run with more items, or fewer."""
