@@ -53,6 +53,8 @@ def check_request(
 def history_of(recommender: Recommender, user_id: str) -> list[str]:
     """All that the run knows of one of its users; RequestError for somebody else."""
     histories = recommender.histories()
+    if not histories:
+        raise RequestError("this model was saved without users; give --history")
     if user_id not in histories:
         raise RequestError(
             f"the run has no user {user_id!r} among its {len(histories)} (such as "
@@ -113,6 +115,12 @@ def answer_one(
         )
     if unknown:
         logger.warning("not in the catalog, passed over: %s", ", ".join(unknown))
+    if answer.num_recommendable < options["k"]:
+        logger.warning(
+            "%d items were asked for, but only %d may be recommended here",
+            options["k"],
+            answer.num_recommendable,
+        )
     return answer._replace(unknown_items=unknown)
 
 
@@ -135,5 +143,6 @@ def answer_many(
         "users": len(histories),
         "popular_instead": sum(answer.is_fallback for answer in answers),
         "users_without_items": sum(not answer.items for answer in answers),
+        "users_with_fewer_items": sum(a.num_recommendable < options["k"] for a in answers),
         "unknown_items_in_histories": sum(len(answer.unknown_items) for answer in answers),
     }

@@ -2,6 +2,9 @@
 
 A stage's folder appears all at once when the stage is done; its manifest names the key (a
 fingerprint of settings and inputs) it was made for, so a stage is repeated only when that changes.
+
+An update leaves a run as it is and makes a run of the same kind in `versions/1`, `versions/2` and
+so on; `current.json` says which of them the run is now.
 """
 
 import fcntl
@@ -9,12 +12,15 @@ import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from bbqrec.config import Config
 from bbqrec.data import Dataset
@@ -46,9 +52,13 @@ STAGE_FOLDERS = {
     "train": "recommender",
     "evaluate": "evaluation",
 }
+TRAINED_ON_FILE = "trained_on.safetensors"  # of the tokenize stage, after an update
+VERSIONS = "versions"
+CURRENT_FILE = "current.json"
 OWN_NAMES = {
     *STAGE_FOLDERS.values(),
     *("checkpoints", "serving", "config.json", "metrics.json", "report.html", ".lock"),
+    *(VERSIONS, CURRENT_FILE),
 }
 
 
@@ -60,10 +70,18 @@ class Source(NamedTuple):
 
 
 class RunFolder:
-    """Paths, stage manifests and the lock of one run."""
+    """Paths, stage manifests and the lock of one version of a run, which it stays with.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    Args:
+        root: what people call the run.
+        version: 0 is what was trained first, in `root` itself; None the one that is current.
+        directory: where that version lies.
+    """
+
+    def __init__(self, root: Path, version: int | None = None) -> None:
+        self.root = root
+        self.version = current_version(root) if version is None else version
+        self.directory = root / VERSIONS / str(self.version) if self.version else root
 
     def folder(self, stage: str) -> Path:
         return self.directory / STAGE_FOLDERS[stage]
@@ -79,14 +97,14 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep a second writer out; the lock vanishes with the process that held it."""
-        path = self.directory / ".lock"
-        is_new = not self.directory.exists()
+        path = self.root / ".lock"
+        is_new = not self.root.exists()
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
             file = path.open("w")
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise StorageError(
-                f"cannot write in {self.directory}: {getattr(error, 'strerror', error)}; give "
+                f"cannot write in {self.root}: {getattr(error, 'strerror', error)}; give "
                 "another folder as --out"
             ) from None
         with file:
@@ -94,19 +112,24 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunBusyError(
-                    f"another command is working in {self.directory}; wait for it, or choose "
+                    f"another command is working in {self.root}; wait for it, or choose "
                     "another --out"
                 ) from None
             try:
                 yield
             finally:
-                if is_new and not any(p != path for p in self.directory.iterdir()):
-                    shutil.rmtree(self.directory, ignore_errors=True)  # a run that never began
+                if is_new and not any(p != path for p in self.root.iterdir()):
+                    shutil.rmtree(self.root, ignore_errors=True)  # a run that never began
 
     def manifest(self, stage: str) -> dict[str, Any]:
         """The manifest of a finished stage; CorruptArtifactError when there is none."""
         path = self.folder(stage) / "manifest.json"
         if not path.is_file():
+            if not any((self.directory / name).exists() for name in STAGE_FOLDERS.values()):
+                raise CorruptArtifactError(
+                    f"{self.root} is not the folder of a run: it holds none of a run's parts; give "
+                    "one that `bbqrec run` made, for example runs/demo"
+                )
             raise CorruptArtifactError(
                 f"{self.directory} has no finished `{stage}` stage; run `bbqrec {stage}` or "
                 "`bbqrec run` first"
@@ -212,6 +235,25 @@ class RunFolder:
             )
         return ids
 
+    def tokenized(
+        self, dataset: Dataset, features: list[Features]
+    ) -> tuple[list[Features], Bool[Tensor, " item"]]:
+        """Features of the items that the tokenizer was trained on, and which it knew by behavior.
+
+        After an update these are the first of the catalog, and not what training knows now.
+        """
+        path = self.folder("tokenize") / TRAINED_ON_FILE
+        if path.is_file():
+            is_seen = read_tensors(path)["is_seen"]
+        else:
+            is_seen = torch.from_numpy(dataset.popularity() > 0)
+        return [_first(f, len(is_seen)) for f in features], is_seen
+
+    def built_for(self, features: list[Features]) -> list[Features]:
+        """Features of the items that the recommender was built for before any update."""
+        model = read_json(self.folder("train") / "model.json")
+        return [_first(f, int(model.get("built_for", len(f.vectors)))) for f in features]
+
     def item_tables(self, dataset: Dataset, config: RecommenderConfig) -> ItemTables:
         """What a recommender of these settings reads of the catalog: IDs, content, likeness."""
         features = self.features(dataset)
@@ -234,6 +276,36 @@ class RunFolder:
             is_unseen=torch.from_numpy(dataset.popularity() == 0),
             neighbors=find_neighbors(dataset.train, dataset.num_items, whole, is_present, config),
         )
+
+
+def _first(features: Features, num_items: int) -> Features:
+    return replace(
+        features,
+        vectors=features.vectors[:num_items],
+        is_present=features.is_present[:num_items],
+    )
+
+
+def current_version(root: Path) -> int:
+    """The version of a run that commands and servers use unless told otherwise.
+
+    Raises CorruptArtifactError when it is not there.
+    """
+    path = root / CURRENT_FILE
+    if not path.is_file():
+        return 0
+    found = read_json(path)
+    version = found.get("version") if isinstance(found, dict) else None
+    if not isinstance(version, int) or found.get("format_version") != FORMAT_VERSION:
+        raise CorruptArtifactError(
+            f"{path} does not name a version of the run; `bbqrec versions {root} --use NUMBER` does"
+        )
+    if version and not (root / VERSIONS / str(version)).is_dir():
+        raise CorruptArtifactError(
+            f"{path} names version {version}, which is not there; choose another with "
+            f"`bbqrec versions {root} --use NUMBER`"
+        )
+    return version
 
 
 def fingerprint(*parts: Config | dict[str, Any] | list[Any] | str | int) -> str:

@@ -15,6 +15,7 @@ from bbqrec import (
     cli_export,
     cli_recommend,
     cli_serve,
+    cli_update,
 )
 from bbqrec.cli_options import (
     ConfigArgument,
@@ -338,6 +339,7 @@ app.add_typer(cli_recommend.commands)
 app.add_typer(cli_explain.commands)
 app.add_typer(cli_serve.commands)
 app.add_typer(cli_export.commands)
+app.add_typer(cli_update.commands)
 app.add_typer(cli_benchmark.commands)
 
 

@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from bbqrec.cli_options import Device, Json, Quiet, RunArgument, print_json
+from bbqrec.errors import RequestError
 from bbqrec.terminal import session
 
 commands = typer.Typer()
@@ -46,20 +47,22 @@ def explain(
     After a history, for programs: `bbqrec explain runs/shop --history A17,B42 -k 3 --json`
     """
     with session(quiet):
-        from bbqrec.answers import answer_one, check_request, history_of, parse_history
+        from bbqrec.answers import answer_one, history_of, parse_history
         from bbqrec.bundle import RunFolder
         from bbqrec.explain import Explainer, explanation_table
         from bbqrec.pipeline import choose_device
         from bbqrec.recommend import Recommender
 
-        check_request(history, user, None, False, None)
-        recommender = Recommender.from_pretrained(run, device=choose_device(device))
+        if (user is None) == (history is None):
+            raise RequestError("give either --user or --history")
+        folder = RunFolder(run)
+        recommender = Recommender.load(folder, device=choose_device(device))
         known = history_of(recommender, user) if user is not None else parse_history(history or "")
         if not item:
             options = {"k": k, "exclude_seen": exclude_seen}
             answer = answer_one(recommender, known, options)
             item = [recommended.item_id for recommended in answer.items]
-        explanations = Explainer.of_run(RunFolder(run), recommender).explain(known, item)
+        explanations = Explainer.of_run(folder, recommender).explain(known, item)
         titles = [recommender.dataset.titles[recommender.item_of_id[i]] for i in item]
         rows = list(zip(item, titles, explanations, strict=True))
         if as_json:

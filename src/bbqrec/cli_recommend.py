@@ -126,3 +126,7 @@ def _recommend_many(
         f"(no known item in the history); {counts['unknown_items_in_histories']} unknown items in "
         f"histories passed over; written to {out}"
     )
+    if fewer := counts["users_with_fewer_items"]:
+        say(
+            f"{fewer} users got fewer than {options['k']} items: no more may be recommended to them"
+        )

@@ -24,11 +24,12 @@ from bbqrec.data import (
 )
 from bbqrec.decoding import make_ranker
 from bbqrec.errors import ConfigError, DataError, StorageError
-from bbqrec.evaluation import environment, evaluate
+from bbqrec.evaluation import Evaluation, EvaluationConfig, environment, evaluate, score_ranks
 from bbqrec.features import default_encoders, encode
+from bbqrec.new_items import ranker_before
 from bbqrec.ranking import Ranker
 from bbqrec.recommend import Recommender
-from bbqrec.recommender import fit_popularity, tune_item_knn
+from bbqrec.recommender import SequenceModel, fit_popularity, tune_item_knn
 from bbqrec.report import write_report
 from bbqrec.run_config import RunConfig
 from bbqrec.semantic_ids import SemanticIds
@@ -48,6 +49,7 @@ from bbqrec.training.tokenizer import fit_tokenizer
 logger = logging.getLogger(__name__)
 
 VALIDATION_DEPTH = 10  # while training
+BEFORE = "before the update"
 TRUTH = ("truth.json", "truth.safetensors")
 STAGES = ("prepare", "encode", "tokenize", "train", "evaluate", "report")
 
@@ -89,7 +91,7 @@ def run_stages(
             "encode": lambda: _encode(run, config, device),
             "tokenize": lambda: _tokenize(run, config, device),
             "train": lambda: _train(run, config, device),
-            "evaluate": lambda: _evaluate(run, config, device),
+            "evaluate": lambda: evaluate_stage(run, config, device),
             "report": lambda: write_report(run),
         }
         for stage in STAGES[: STAGES.index(until) + 1]:
@@ -125,11 +127,11 @@ def _is_done(run: RunFolder, stage: str, key: str) -> bool:
     if run.is_current(stage, key):
         logger.info("%s: unchanged, kept", stage)
         return True
-    _announce(run, stage)
+    announce(run, stage)
     return False
 
 
-def _announce(run: RunFolder, stage: str) -> None:
+def announce(run: RunFolder, stage: str) -> None:
     if run.folder(stage).exists():
         logger.info("%s: out of date or damaged, doing it again ...", stage)
     else:
@@ -141,7 +143,7 @@ def _prepare(run: RunFolder, config: RunConfig, source: Path | None, until: str)
     if source is None:
         logger.info("prepare: unchanged, kept")
     else:
-        _announce(run, "prepare")
+        announce(run, "prepare")
         files = source_fingerprint(source, run)
         about = {"source": {"path": str(source.resolve()), "files": files}}
         key = fingerprint(files, config.prepare)
@@ -197,7 +199,7 @@ def _tokenize(run: RunFolder, config: RunConfig, device: str) -> None:
     if config.semantic_ids is not None:
         with run.write_stage("tokenize", key) as directory:
             ids = read_semantic_ids(Path(config.semantic_ids), dataset.item_ids)
-            _write_tokens(directory, dataset, ids, {}, {}, {"collision_rate": ids.collision_rate})
+            write_tokens(directory, dataset, ids, {}, {}, {"collision_rate": ids.collision_rate})
         return
     checkpoints = run.checkpoints / f"tokenize-{key[:16]}"
     with run.write_stage("tokenize", key) as directory:
@@ -209,11 +211,11 @@ def _tokenize(run: RunFolder, config: RunConfig, device: str) -> None:
             device=device,
             work_dir=checkpoints,
         )
-        _write_tokens(directory, dataset, *fitted)
+        write_tokens(directory, dataset, *fitted)
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def _write_tokens(
+def write_tokens(
     directory: Path,
     dataset: Dataset,
     ids: SemanticIds,
@@ -221,6 +223,7 @@ def _write_tokens(
     weights: Mapping[str, Tensor],
     health: dict[str, Any],
 ) -> None:
+    """The files of a finished tokenize stage."""
     ids.save(directory / "semantic_ids.safetensors")
     if find_spec("polars"):
         write_semantic_ids(directory / "semantic_ids.parquet", dataset.item_ids, ids)
@@ -250,40 +253,52 @@ def _train(run: RunFolder, config: RunConfig, device: str) -> None:
             work_dir=checkpoints,
             identity={"key": key},
         )
-        model = fitted.model.cpu()
-        write_tensors(directory / "model.safetensors", model.state_dict())
-        similarity = {name: table.detach() for name, table in model.similarity_tables().items()}
-        write_tensors(directory / "similarity.safetensors", similarity)
-        write_json(directory / "similarity.json", model.similarity_labels())
-        write_tensors(directory / "neighbors.safetensors", model.learned_neighbors())
+        about = {"best_epoch": fitted.fit.best_epoch, "built_for": dataset.num_items}
+        write_model(directory, fitted.model, config, dataset, tables.semantic_ids, about)
         write_json(directory / "log.json", fitted.fit.log)
-        write_json(
-            directory / "model.json",
-            {
-                "recommender": config.recommender.model_dump(mode="json"),
-                "ranking": config.ranking.model_dump(mode="json"),
-                "catalog": dataset.catalog_fingerprint,
-                "semantic_ids": tables.semantic_ids.fingerprint,
-                "num_parameters": sum(p.numel() for p in model.parameters()),
-                "best_epoch": fitted.fit.best_epoch,
-                "repeat_bias": model.learned_repeats(),
-                "environment": environment(),
-            },
-        )
     shutil.rmtree(checkpoints, ignore_errors=True)
 
 
-def _evaluate(
-    run: RunFolder,
+def write_model(
+    directory: Path,
+    model: SequenceModel,
     config: RunConfig,
-    device: str,
+    dataset: Dataset,
+    ids: SemanticIds,
+    about: Mapping[str, Any],
 ) -> None:
+    """The files of a trained recommender but its log."""
+    model = model.cpu()
+    write_tensors(directory / "model.safetensors", model.state_dict())
+    similarity = {name: table.detach() for name, table in model.similarity_tables().items()}
+    write_tensors(directory / "similarity.safetensors", similarity)
+    write_json(directory / "similarity.json", model.similarity_labels())
+    write_tensors(directory / "neighbors.safetensors", model.learned_neighbors())
+    write_json(
+        directory / "model.json",
+        {
+            "recommender": config.recommender.model_dump(mode="json"),
+            "ranking": config.ranking.model_dump(mode="json"),
+            "catalog": dataset.catalog_fingerprint,
+            "semantic_ids": ids.fingerprint,
+            "num_parameters": sum(p.numel() for p in model.parameters()),
+            "repeat_bias": model.learned_repeats(),
+            "writes_codes": config.recommender.form == "paper"
+            or config.training.generative_weight > 0,
+            "environment": environment(),
+            **about,
+        },
+    )
+
+
+def evaluate_stage(run: RunFolder, config: RunConfig, device: str) -> None:
+    """Measure the recommender beside the baselines and, after an update, the version before."""
     key = evaluate_key(run, config)
     if _is_done(run, "evaluate", key):
         _copy_metrics(run)
         return
     dataset = run.dataset()
-    recommender = Recommender.from_pretrained(run.directory, device=device)
+    recommender = Recommender.load(run, device=device)
     start = time.monotonic()
     with run.write_stage("evaluate", key) as directory:
         item_knn = tune_item_knn(dataset, seed=config.seed)
@@ -299,6 +314,9 @@ def _evaluate(
             )
         if (run.folder("prepare") / TRUTH[0]).is_file():
             rankers["oracle"] = Oracle.load(run.folder("prepare"), dataset.item_ids)
+        before = ranker_before(run, dataset, device=device)
+        if before is not None:
+            rankers[BEFORE] = before
         metrics: dict[str, Any] = {
             "seed": config.seed,
             "environment": environment(),
@@ -311,6 +329,9 @@ def _evaluate(
                 rankers, cases, dataset, config.evaluation, reference="item-kNN", split=split
             )
             metrics[split] = evaluation.to_json()
+            if before is not None:
+                changes = metrics.setdefault("changes", {})
+                changes[split] = _changes(evaluation, config.evaluation)
             write_tensors(
                 directory / f"{split}_ranks.safetensors",
                 {
@@ -325,6 +346,25 @@ def _evaluate(
         } | {"evaluate": round(time.monotonic() - start, 1)}
         write_json(directory / "metrics.json", metrics)
     _copy_metrics(run)
+
+
+def _changes(evaluation: Evaluation, config: EvaluationConfig) -> dict[str, Any]:
+    """Both versions' metrics on the same cases, and their paired difference."""
+    scores = {
+        setting: score_ranks(
+            {"before": evaluation.ranks[BEFORE][setting], "after": ranks},
+            config.metrics,
+            reference="before",
+            num_bootstrap=config.num_bootstrap,
+            confidence=config.confidence,
+            seed=config.seed,
+        )
+        for setting, ranks in evaluation.ranks["BBQRec"].items()
+    }
+    return {
+        setting: {name: score.model_dump(mode="json") for name, score in by_name.items()}
+        for setting, by_name in scores.items()
+    }
 
 
 def _copy_metrics(run: RunFolder) -> None:

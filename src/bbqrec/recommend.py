@@ -16,6 +16,7 @@ from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset
 from bbqrec.decoding import GenerativeRanker, RankingConfig, make_ranker
 from bbqrec.errors import CorruptArtifactError, RequestError
+from bbqrec.pretrained import fetch, is_pretrained, save_pretrained, verify_pretrained
 from bbqrec.ranking import Histories, Ranker
 from bbqrec.recommender import (
     Popularity,
@@ -43,11 +44,13 @@ class Recommendation(NamedTuple):
     Args:
         is_fallback: nothing in the history is known, so these are the most popular items.
         unknown_items: the ids in the history that the catalog does not have.
+        num_recommendable: how many items there would be for a `k` without end.
     """
 
     items: list[RecommendedItem]
     is_fallback: bool
     unknown_items: list[str]
+    num_recommendable: int
 
 
 class Recommender:
@@ -76,20 +79,49 @@ class Recommender:
         self.ranker = ranker
         self.item_of_id = {item_id: item for item, item_id in enumerate(dataset.item_ids)}
         self.available = available
+        self._loaded: tuple[RunFolder, str] | None = None
         counts = torch.from_numpy(dataset.popularity()) + 1.0
         self._fallback = Popularity((counts / counts.sum()).log().float())
 
     @classmethod
-    def from_pretrained(cls, path: Path | str, *, device: str = "cpu") -> "Recommender":
-        """Load a run folder.
+    def from_pretrained(
+        cls,
+        path: Path | str,
+        *,
+        revision: str | None = None,
+        device: str = "cpu",
+        version: int | None = None,
+    ) -> "Recommender":
+        """Load a run folder, what `save_pretrained` wrote, or a model of the Hugging Face hub.
+
+        Args:
+            path: a folder or, as text that names none, the hub's owner/name.
+            revision: a branch, tag or commit of the hub.
+            version: of a run that was updated: 0 is what was trained first; None the current one.
 
         Raises:
             CorruptArtifactError: a file is missing or damaged.
             SemanticIdError: the semantic IDs are not those the model was trained on.
+            RequestError: there is no such folder, and no such model of the hub can be had.
         """
-        run = RunFolder(Path(path))
+        folder = Path(path)
+        if isinstance(path, str) and not folder.exists():
+            folder = fetch(path, revision=revision)
+        elif revision is not None:
+            raise RequestError(
+                f"a revision is for models of the Hugging Face hub, but {path} is a folder here; "
+                "leave the revision out"
+            )
+        return cls.load(RunFolder(folder, version), device=device)
+
+    @classmethod
+    def load(cls, run: RunFolder, *, device: str = "cpu") -> "Recommender":
+        """As `from_pretrained`, exactly this version."""
+        path = run.root
         if not run.directory.is_dir():
             raise CorruptArtifactError(f"there is no run folder at {path}; `bbqrec run` makes one")
+        if is_pretrained(run.directory):
+            verify_pretrained(run.directory)
         for stage in ("tokenize", "train"):
             run.verify(stage)
         run.verify("prepare", names=DATASET_FILES)
@@ -115,7 +147,27 @@ class Recommender:
             ) from None
         load_weights(model, folder / "model.safetensors")
         model = model.to(device).eval()
-        return cls(dataset, ids, model, make_ranker(model, ids, ranking, device=device))
+        ranker = make_ranker(model, ids, ranking, device=device)
+        recommender = cls(dataset, ids, model, ranker, available=_available(dataset))
+        recommender._loaded = run, run.model_version()
+        return recommender
+
+    def save_pretrained(self, to: Path | str, *, with_users: bool = False) -> None:
+        """Write what recommending needs into a folder to copy or share; see `from_pretrained`.
+
+        Args:
+            with_users: also write the users' ids and all that they did.
+
+        Raises:
+            RequestError: this was not loaded from a folder, or the folder has changed since.
+            StorageError: `to` holds something else.
+        """
+        if self._loaded is None or self._loaded[0].model_version() != self._loaded[1]:
+            raise RequestError(
+                "only a recommender that is still as its folder has it can be saved; load it with "
+                "from_pretrained and save that"
+            )
+        save_pretrained(self._loaded[0], Path(to), with_users=with_users)
 
     def histories(self) -> dict[str, list[str]]:
         """User id -> item ids, oldest first, of every user of the run, held-out items included."""
@@ -186,9 +238,16 @@ class Recommender:
                     [self._describe(item, score) for item, score in rows if item >= 0],
                     is_fallback,
                     [item_id for item_id in history if item_id not in self.item_of_id],
+                    self._num_recommendable(mask, known[user] if exclude_seen else []),
                 )
             )
         return results
+
+    def _num_recommendable(self, mask: Bool[Tensor, " item"] | None, seen: Sequence[int]) -> int:
+        had = set(seen)
+        if mask is None:
+            return self.dataset.num_items - len(had)
+        return int(mask.sum()) - sum(bool(mask[item]) for item in had)
 
     def _with_beam(self, beam_width: int) -> Ranker:
         if not isinstance(self.ranker, GenerativeRanker):
@@ -222,3 +281,11 @@ class Recommender:
 
     def _describe(self, item: int, score: float) -> RecommendedItem:
         return RecommendedItem(self.dataset.item_ids[item], self.dataset.titles[item], score)
+
+
+def _available(dataset: Dataset) -> Bool[Tensor, " item"] | None:
+    """Without what was withdrawn by the time of the run's latest update."""
+    withdrawn = set(dataset.info.get("withdrawn", []))
+    if withdrawn.isdisjoint(dataset.item_ids):
+        return None
+    return torch.tensor([item_id not in withdrawn for item_id in dataset.item_ids])

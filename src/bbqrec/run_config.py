@@ -9,7 +9,7 @@ from bbqrec.evaluation import EvaluationConfig
 from bbqrec.features import ModalityConfig
 from bbqrec.recommender import RecommenderConfig
 from bbqrec.tokenizer import TokenizerConfig
-from bbqrec.training.recommender import TrainingConfig
+from bbqrec.training.recommender import TrainingConfig, UpdateConfig
 
 
 class RunConfig(Config):
@@ -22,6 +22,7 @@ class RunConfig(Config):
     tokenizer: TokenizerConfig = TokenizerConfig()
     recommender: RecommenderConfig = RecommenderConfig()
     training: TrainingConfig = TrainingConfig()
+    update: UpdateConfig = UpdateConfig()
     ranking: RankingConfig = RankingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     semantic_ids: str | None = None

@@ -1,6 +1,7 @@
 """What a finished stage is worth showing in the terminal, and the same as plain values."""
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bbqrec.bundle import RunFolder
+from bbqrec.data import Found
 from bbqrec.evaluation import Evaluation, overall_table
+from bbqrec.lineage import LINEAGE_FILE, lineage
 from bbqrec.progress import printable
 from bbqrec.recommend import Recommendation, Recommender
 from bbqrec.storage import read_json
@@ -48,6 +51,89 @@ def recommendation_table(
             str(rank), _plain(item.item_id), _plain(item.title), f"{item.log_probability:.3f}"
         )
     return table
+
+
+def update_summary(
+    root: Path, found: Found, version: int | None
+) -> tuple[dict[str, Any], RenderableType]:
+    """What an update found and what it was worth, on the same cases."""
+    if version is None:
+        sentence = f"found {found.sentence()}: nothing new, so {root} is as it was"
+        return {"version": None, "found": found._asdict()}, Text(sentence)
+    run = RunFolder(root, version)
+    about = read_json(run.directory / LINEAGE_FILE)
+    kept = "no epoch was better on validation than the old weights, which were kept; the new "
+    lines: list[RenderableType] = [
+        Text(f"found {found.sentence()}"),
+        _changes_table(about["changes"]["test"]),
+        Text(f"{kept}items and interactions count all the same" if about["is_kept"] else ""),
+        Text(f"version {version} of {root} is used from now on; version {about['parent']} stays"),
+        Text(f"report: {run.directory / 'report.html'}", style="bold"),
+        _command("versions", shlex.join(["bbqrec", "versions", str(root)])),
+    ]
+    return about, Group(*(line for line in lines if str(line)))
+
+
+def _command(label: str, words: str) -> Text:
+    # Not wrapped: it is to be copied.
+    return Text(
+        f"{label + ':':<8}{printable(words)}", style="bold", no_wrap=True, overflow="ignore"
+    )
+
+
+def _changes_table(changes: dict[str, Any]) -> Table:
+    """Before and after, with the paired difference and its interval."""
+    table = Table(title="on the new test cases", title_justify="left")
+    for name in ("", "history items", "before", "after", "difference"):
+        table.add_column(name, justify="left" if name in ("", "history items") else "right")
+    for setting in ("filtered", "kept"):
+        after, before = changes[setting]["after"], changes[setting]["before"]
+        for name in METRICS:
+            d = after["difference"][name]
+            table.add_row(
+                name,
+                "left out" if setting == "filtered" else "kept",
+                f"{before['metrics'][name]['mean']:.4f}",
+                f"{after['metrics'][name]['mean']:.4f}",
+                f"{d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]",
+            )
+    return table
+
+
+def lineage_summary(root: Path) -> tuple[list[dict[str, Any]], RenderableType]:
+    """Every version of a run, oldest first."""
+    steps = lineage(root)
+    table = Table(title=f"versions of {root}", title_justify="left", show_lines=True)
+    for name in ("", "finished", "identity", "ndcg@10"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("what it brought")
+    for step in steps:
+        about = step.about
+        mark = f"{step.version}{' *' if step.is_current else ''}"
+        if not about:
+            done = RunFolder(root, step.version).manifest("train")["finished"]
+            table.add_row(mark, _date(done), step.identity, "", "trained first")
+            continue
+        scores = about["changes"].get("test", {}).get("filtered", {})
+        means = [f"{x['metrics']['ndcg@10']['mean']:.4f}" for x in scores.values()]
+        sources = [source for source in (about["data"], about["events"]) if source]
+        brought = Found(**about["found"]).sentence()
+        brought += f"; from {' and '.join(sources)}" if sources else ""
+        brought += f"; after version {about['parent']} ({about['parent_identity']})"
+        brought += "; the old weights were the best" if about["is_kept"] else ""
+        table.add_row(
+            mark, _date(about["finished"]), step.identity, " -> ".join(means), _plain(brought)
+        )
+    values = [
+        {**s.about, "version": s.version, "identity": s.identity, "is_current": s.is_current}
+        for s in steps
+    ]
+    note = "* is what commands and servers use; NDCG: before -> after, on the version's test cases"
+    return values, Group(table, Text(note))
+
+
+def _date(iso: str) -> str:
+    return iso[:16].replace("T", " ")
 
 
 def _plain(text: str, style: str = "") -> Text:
@@ -127,7 +213,7 @@ def _tokenized(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
 def _trained(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     model = read_json(run.folder("train") / "model.json")
     log = read_json(run.folder("train") / "log.json")
-    best = log[model["best_epoch"]]
+    best = log[model["best_epoch"]]  # of an update, the first is what it went on from
     rows = {
         "parameters": model["num_parameters"],
         "epochs": len(log),
@@ -145,7 +231,7 @@ def _evaluated(run: RunFolder, *, with_shoppers: bool) -> tuple[dict[str, Any], 
     rivals = {name: by_setting for name, by_setting in evaluation.models.items() if name != ORACLE}
     shown = evaluation.model_copy(update={"models": rivals})
     parts: list[RenderableType] = []
-    for setting in ("kept", "filtered"):
+    for setting in ("filtered", "kept"):
         parts.append(overall_table(shown, setting, metrics=METRICS))
         if oracle is not None:
             means = oracle[setting].overall.metrics
@@ -154,19 +240,18 @@ def _evaluated(run: RunFolder, *, with_shoppers: bool) -> tuple[dict[str, Any], 
     if with_shoppers:
         dataset = run.dataset()
         user_id = dataset.user_ids[int(dataset.test.users[0])]
-        ask = shlex.join(["bbqrec", "recommend", str(run.directory), "--user", user_id])
+        ask = shlex.join(["bbqrec", "recommend", str(run.root), "--user", user_id])
         parts += [
             _shoppers(run),
             Text(f"report: {run.directory / 'report.html'}", style="bold"),
-            # Not wrapped: it is to be copied.
-            Text(f"next:   {printable(ask)}", style="bold", no_wrap=True, overflow="ignore"),
+            _command("next", ask),
         ]
     return metrics, Group(*parts)
 
 
 def _shoppers(run: RunFolder) -> Table:
     """A few users' latest items and what is recommended to them, by title."""
-    recommender = Recommender.from_pretrained(run.directory)
+    recommender = Recommender.load(run)
     dataset = recommender.dataset
     # Evenly spread over the test cases, so that the same run always shows the same people.
     rows = np.linspace(0, len(dataset.test) - 1, NUM_SHOPPERS).astype(np.int64)

@@ -36,6 +36,22 @@ def test_recommendations_have_titles_and_log_probabilities(finished: Path) -> No
     assert all(item["title"].endswith(f" thing {item['item_id'][1:]}") for item in top["items"][:1])
 
 
+def test_where_there_are_fewer_items_than_asked_for_that_is_said(
+    finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "allow.txt").write_text("i6\ni7\n")
+    ask = ("recommend", finished, "--allow", tmp_path / "allow.txt", "-k", "5")
+
+    one = invoke(*ask, "--history", "i6")
+    many = invoke(*ask, "--all-users", "--out", tmp_path / "many.csv")
+    enough = invoke(*ask[:-1], "2", "--history", "i8")
+
+    assert "5 items were asked for, but only 1 may be recommended here" in one.stderr
+    assert "users got fewer than 5 items: no more may be recommended to them" in many.stderr
+    assert "were asked for" not in enough.stderr
+    assert answer(*ask, "--history", "i8,i9")["num_recommendable"] == 2
+
+
 def test_what_strangers_wrote_is_shown_and_not_obeyed(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "evil.csv").write_text("\x1b[2Juser,[bold]item\n1,2\n")
 
@@ -154,6 +170,7 @@ def test_a_batch_answers_every_user(finished: Path, tmp_path: Path, kind: str, o
         "users": 5,
         "popular_instead": 4,
         "users_without_items": 0,
+        "users_with_fewer_items": 0,
         "unknown_items_in_histories": 2,
         "out": str(tmp_path / out),
     }

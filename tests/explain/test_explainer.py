@@ -52,7 +52,7 @@ def make_recommender(config: RecommenderConfig, rank_by: RankBy) -> Recommender:
 def make_explainer(recommender: Recommender) -> Explainer:
     words = ["wooden red", "woolen blue"]
     texts = [words[item % 2] for item in range(NUM_ITEMS)]
-    labels = CodeLabels(recommender.semantic_ids, lambda: texts)
+    labels = CodeLabels(recommender.semantic_ids, texts)
     return Explainer(recommender, labels, writes_codes=True)
 
 
@@ -324,17 +324,12 @@ def test_codes_are_called_by_what_tells_them_from_others() -> None:
     things = ["chair", "table", "desk", "stool", "shelf", "bench"] * 5
     texts = [f"oak {thing}" for thing in things] + [f"iron {thing}" for thing in things]
     ids = SemanticIds(torch.tensor([firsts, seconds]).T, (3, 6))
-    reads: list[int] = []
 
-    def read() -> list[str]:
-        reads.append(1)
-        return texts
+    labels = CodeLabels(ids, texts)
 
-    labels = CodeLabels(ids, read)
-
-    assert not reads
+    assert not labels.is_prepared
     assert labels.of((0,)) == "oak"
     assert labels.of((0, 1)) == "table"
     assert labels.of((1, 5)) == "bench"
     assert labels.of((2,)) == labels.of((2, 0)) == ""
-    assert len(reads) == 1
+    assert labels.is_prepared

@@ -2,11 +2,14 @@
 
 import gzip
 import json
+import logging
 from typing import Any
 
 import pytest
 from asking import Open, problem, recommended
 from starlette.testclient import TestClient
+
+from bbqrec.serving.refusals import MAX_LINES_PER_S, RefusalLog
 
 JSON = {"content-type": "application/json"}
 NUMBERS = ["NaN", "Infinity", "-Infinity", "1e400", "true", '"5"', "1.5", "-1", "0", str(2**63)]
@@ -106,6 +109,26 @@ def test_the_senders_words_are_not_sent_back(asked: TestClient) -> None:
         assert secret not in response.text + str(response.headers)
 
 
+def test_fields_that_do_not_exist_are_named_with_what_was_probably_meant(
+    asked: TestClient,
+) -> None:
+    cases = [
+        (
+            {"histories": [[]], "exclud_seen": True},
+            "body.exclud_seen",
+            "did you mean exclude_seen?",
+        ),
+        ({"histories": [[]], "zzz": 1}, "body.zzz", "there is no such field"),
+        ({"histories": [[]], "a b": 1}, "body.(unknown field)", "there is no such field"),
+        ({"histories": [[]], "a" * 41: 1}, "body.(unknown field)", "there is no such field"),
+    ]
+    for body, where, why in cases:
+        answer = problem(asked.post("/v1/recommend", json=body), 422)
+        assert answer["detail"] == "one field is not as the description asks"
+        assert answer["errors"][0]["where"] == where
+        assert answer["errors"][0]["why"].endswith(why)
+
+
 @pytest.mark.parametrize(
     ("headers", "content", "status"),
     [
@@ -183,3 +206,52 @@ def test_a_mistake_of_ours_is_logged_and_not_told(
     assert "secret" not in json.dumps(problem(response, 500))
     assert "secret path" in caplog.text
     assert response.headers["x-request-id"] in caplog.text
+
+
+def test_refusals_are_in_the_log_with_their_request_id_and_nothing_of_the_caller(
+    opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bbqrec")
+    client = opened(max_body_bytes=100)
+    refused = [
+        client.post("/v1/recommend", json={"histories": [["secret"]], "k": -1}),
+        client.get("/v1/users/secret"),
+        client.get("/secret"),
+        client.delete("/health/live"),
+        client.post("/v1/events", content=b"secret" * 100, headers=JSON),
+        client.post("/v1/events", content=b"secret", headers={"content-type": "text/plain"}),
+        client.get("/health/live", headers={"host": "secret.example"}),
+    ]
+
+    lines = {record.getMessage() for record in caplog.records if "request" in record.getMessage()}
+
+    for response in refused:
+        body = response.json()
+        line = next(line for line in lines if body["request_id"] in line)
+        assert f": {response.status_code}, " in line
+        assert body["detail"] in line or response.status_code in (404, 405)
+    assert "POST /v1/recommend: 422, one field is not as the description asks (body.k:" in str(
+        lines
+    )
+    assert "GET /v1/users/{user_id:path}: 404" in str(lines)
+    assert "secret" not in str(lines)
+    assert len(lines) == len(refused)
+
+
+def test_a_flood_of_refusals_is_counted_and_not_written_down(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "bbqrec")
+    now = [5.2]
+    log = RefusalLog(lambda: now[0])
+
+    for number in range(1000):
+        log.note(f"id{number}", "GET", "/v1/x", 503, "too many")
+    now[0] = 6.0
+    log.note("later", "GET", "/v1/x", 404, "not found")
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == MAX_LINES_PER_S + 2
+    assert lines[0] == "request id0: GET /v1/x: 503, too many"
+    assert lines[-2] == f"{1000 - MAX_LINES_PER_S} more refusals were not written down"
+    assert [record.levelname for record in caplog.records][-3:] == ["WARNING", "WARNING", "INFO"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from bbqrec.bundle import RunFolder
+from bbqrec.new_items import NewItems, Placed
 from bbqrec.recommend import Recommender
-from bbqrec.serving.new_items import NewItems, Placed
 
 
 def test_a_twin_has_the_content_and_the_neighbors_of_its_original(run: Path) -> None:

@@ -89,7 +89,7 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(
         port = str(taken.getsockname()[1])
         cases = [
             ((tmp_path / "nothing",), "there is no run folder at"),
-            ((tmp_path / "empty",), "has no finished `tokenize` stage"),
+            ((tmp_path / "empty",), "is not the folder of a run: it holds none of a run's parts"),
             ((run, "--port", port), f"cannot listen on 127.0.0.1:{port}: Address already in use"),
             ((run, "--host", "0.0.0.0"), "so a token is needed: set BBQREC_TOKEN"),
             ((run, "--events", events), "another server keeps its events in"),
@@ -102,4 +102,5 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(
             sentence = refusal(*arguments, *own)
             assert words in sentence
             assert "secret" not in sentence
+    assert not any((tmp_path / "empty").iterdir())
     store.close()

@@ -197,7 +197,7 @@ def _trained(run: RunFolder, device: str) -> Made:
         "semantic_ids": health,
         "seconds": {s: run.manifest(s)["seconds"] for s in ("encode", "tokenize", "train")},
     }
-    return Recommender.from_pretrained(run.directory, device=device).ranker, facts
+    return Recommender.load(run, device=device).ranker, facts
 
 
 def _lists(evaluation: Evaluation, name: str, setting: str) -> Lists:

@@ -1,6 +1,7 @@
 """Raw files -> a prepared dataset: importers, validation, splits, the demo shop."""
 
 from bbqrec.data.catalog import TEXT_SEPARATOR, load_texts
+from bbqrec.data.collected import Collected, Event, Found, PostedItem, hash_user
 from bbqrec.data.dataset import Cases, Dataset, Sequences
 from bbqrec.data.drawn_shop import Oracle, draw_shop
 from bbqrec.data.exchange import (
@@ -21,12 +22,17 @@ __all__ = [
     "RECOMMENDATION_SUFFIXES",
     "TEXT_SEPARATOR",
     "Cases",
+    "Collected",
     "Dataset",
+    "Event",
+    "Found",
     "Oracle",
+    "PostedItem",
     "PrepareConfig",
     "Sequences",
     "draw_shop",
     "has_images",
+    "hash_user",
     "iter_images",
     "load_texts",
     "load_weights",

@@ -3,7 +3,7 @@
 import io
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 from polars.io.plugins import register_io_source
 
-from bbqrec.data.catalog import ITEMS_FILE, unescape
+from bbqrec.data.catalog import ITEMS_FILE, TEXT_SEPARATOR, unescape
+from bbqrec.data.collected import PostedItem
 from bbqrec.data.images import IMAGES_FILE, ROW_GROUP
 from bbqrec.data.parquet import reading_parquet
 from bbqrec.data.prepare import PrepareConfig
@@ -42,6 +43,7 @@ class Texts(NamedTuple):
 
     Args:
         title, columns: the source's names of the title and of all text columns.
+        left_out: described items that are not in the catalog.
     """
 
     titles: list[str]
@@ -50,6 +52,7 @@ class Texts(NamedTuple):
     columns: list[str]
     counts: dict[str, int]
     warnings: list[str]
+    left_out: list[str]
 
 
 class Images(NamedTuple):
@@ -79,26 +82,88 @@ def write_items(
     raw_items = raw_items.with_columns(pl.col(name).list.join(", ") for name in lists)
     title = _title_column(raw_items, config)
     names = _text_columns(raw_items, config, title)
+    items, titles = _in_item_order(item_ids, raw_items, names, title)
+    _write_table(directory / ITEMS_FILE, items)
+    is_described = np.zeros(items.height, dtype=bool)
+    for name in names:
+        is_described |= items[name].is_not_null().to_numpy()
+    described, used = set(raw_items["item_id"]), set(item_ids)
+    left_out = sorted(described - used)
+    counts = {
+        "items_described_but_never_used": len(left_out),
+        "items_without_row": len(used - described),
+        "items_without_text": int((~is_described).sum()),
+    }
+    warnings = [] if config.text_columns is not None else _warn_of_paths(items.select(names))
+    return Texts(titles, is_described, title, names, counts, warnings, left_out)
+
+
+def add_items(
+    directory: Path,
+    known: Path,
+    item_ids: list[str],
+    raw_items: pl.DataFrame | None,
+    title: str | None,
+    posted: Mapping[str, PostedItem],
+) -> list[str]:
+    """Write the texts of the dataset in `known` and after them those of new items; their titles.
+
+    The columns stay those of the dataset; what else is known of the new items is not read.
+
+    Args:
+        title: the dataset's name of the column of titles.
+        posted: descriptions for items that `raw_items` does not have.
+    """
+    old = pl.read_parquet(known / ITEMS_FILE, glob=False)
+    names = [name for name in old.columns if name != "item_id"]
+    raw_items = _plain_texts(raw_items)
+    found = set(raw_items["item_id"])
+    others = [item for name, item in posted.items() if name not in found]
+    columns = dict.fromkeys([*names, *([title] if title else [])])
+    # Whatever of a posted item has no column of its own is read with the first text there is.
+    body = next((name for name in columns if name != title), title)
+    rows: dict[str, list[str | None]] = {"item_id": [item.item_id for item in others]}
+    for column in columns:
+        parts = [
+            ((item.title,) if column == (title or body) else ())
+            + ((item.text,) if column == body else ())
+            for item in others
+        ]
+        rows[column] = [TEXT_SEPARATOR.join(p for p in part if p) or None for part in parts]
+    extra = pl.DataFrame(rows, schema=dict.fromkeys(rows, pl.String))
+    raw_items = pl.concat([raw_items, extra], how="diagonal")
+    new, titles = _in_item_order(item_ids, raw_items, names, title)
+    _write_table(directory / ITEMS_FILE, pl.concat([old, new.select(old.columns)]))
+    called = {item.item_id: item.title for item in others}
+    return [called.get(i) or name for i, name in zip(item_ids, titles, strict=True)]
+
+
+def _plain_texts(raw_items: pl.DataFrame | None) -> pl.DataFrame:
+    if raw_items is None:
+        return pl.DataFrame(schema={"item_id": pl.String})
+    texts = [name for name, dtype in raw_items.schema.items() if dtype == pl.String]
+    lists = [name for name, dtype in raw_items.schema.items() if dtype == pl.List(pl.String)]
+    joined = [pl.col(name).list.join(", ") for name in lists]
+    return raw_items.select(*texts, *joined)
+
+
+def _in_item_order(
+    item_ids: list[str], raw_items: pl.DataFrame, names: list[str], title: str | None
+) -> tuple[pl.DataFrame, list[str]]:
+    """`item_id` and the text columns, a row per item, and titles; an id where there is none."""
+    catalog = pl.DataFrame({"item_id": item_ids}, schema={"item_id": pl.String})
     keep = list(dict.fromkeys([*names, *([title] if title else [])]))
     items = catalog.join(
         raw_items.select("item_id", *keep), on="item_id", how="left", maintain_order="left"
     ).with_columns(_unescaped(name) for name in keep)
     titles = items[title].fill_null(items["item_id"]).to_list() if title else list(item_ids)
-    items = items.select("item_id", *names)
+    return items.select("item_id", *names), titles
+
+
+def _write_table(path: Path, items: pl.DataFrame) -> None:
     buffer = io.BytesIO()
     items.write_parquet(buffer, row_group_size=8192)
-    write_bytes(directory / ITEMS_FILE, buffer.getvalue())
-    is_described = np.zeros(items.height, dtype=bool)
-    for name in names:
-        is_described |= items[name].is_not_null().to_numpy()
-    described, used = set(raw_items["item_id"]), set(item_ids)
-    counts = {
-        "items_described_but_never_used": len(described - used),
-        "items_without_row": len(used - described),
-        "items_without_text": int((~is_described).sum()),
-    }
-    warnings = [] if config.text_columns is not None else _warn_of_paths(items.select(names))
-    return Texts(titles, is_described, title, names, counts, warnings)
+    write_bytes(path, buffer.getvalue())
 
 
 def _warn_of_paths(texts: pl.DataFrame) -> list[str]:
@@ -176,19 +241,70 @@ def write_images(
     """
     if source is None:
         return Images(np.zeros(len(item_ids), dtype=bool), {"items_with_image": 0}, [])
-    catalog = pl.DataFrame({"item_id": item_ids}, schema={"item_id": pl.String})
     counts: dict[str, int] = {}
     warnings: list[str] = []
+    pieces = _pieces(item_ids, source, counts, warnings)
+    return _written(directory, item_ids, pieces, counts, warnings)
+
+
+def add_images(
+    directory: Path,
+    known: Path,
+    item_ids: list[str],
+    source: ImageTable | ImageFiles | None,
+    posted: Mapping[str, PostedItem],
+) -> Images:
+    """Write the images of the dataset in `known` and after them those of new items."""
+    counts: dict[str, int] = {}
+    warnings: list[str] = []
+    path = known / IMAGES_FILE
+
+    def pieces() -> Iterator[pl.DataFrame]:
+        if path.is_file():
+            frame = pl.scan_parquet(path, glob=False)
+            with reading_parquet(path):
+                num_rows = frame.select(pl.len()).collect().item()
+            for start in range(0, num_rows, ROW_GROUP):
+                with reading_parquet(path):
+                    yield frame.slice(start, ROW_GROUP).collect()
+        done: set[str] = set()
+        if source is not None:
+            for piece in _pieces(item_ids, source, counts, warnings):
+                done |= set(piece["item_id"])
+                yield piece
+        for item_id in item_ids:
+            item = posted.get(item_id)
+            if item is not None and item.image and item_id not in done:
+                yield pl.DataFrame([(item_id, item.image)], schema=_IMAGE_SCHEMA, orient="row")
+
+    return _written(directory, item_ids, pieces(), counts, warnings)
+
+
+def _pieces(
+    item_ids: list[str],
+    source: ImageTable | ImageFiles,
+    counts: dict[str, int],
+    warnings: list[str],
+) -> Iterator[pl.DataFrame]:
+    catalog = pl.DataFrame({"item_id": item_ids}, schema={"item_id": pl.String})
     if isinstance(source, ImageTable):
-        pieces = _from_table(source, catalog, counts)
-    else:
-        pieces = _from_files(source, catalog, counts, warnings)
+        return _from_table(source, catalog, counts)
+    return _from_files(source, catalog, counts, warnings)
+
+
+def _written(
+    directory: Path,
+    item_ids: list[str],
+    pieces: Iterator[pl.DataFrame],
+    counts: dict[str, int],
+    warnings: list[str],
+) -> Images:
     path = directory / IMAGES_FILE
     _sink(path, pieces)
     pictured = pl.scan_parquet(path, glob=False).select("item_id").collect()["item_id"]
     if not len(pictured):
         path.unlink()
-    is_pictured = catalog["item_id"].is_in(pictured.implode()).to_numpy()
+    is_pictured = pl.Series(item_ids, dtype=pl.String).is_in(pictured.implode()).to_numpy()
     return Images(is_pictured, {"items_with_image": len(pictured), **counts}, warnings)
 
 

@@ -1,52 +1,20 @@
 """Raw interactions -> clean, filtered, ordered events of numbered users and items."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from bbqrec.data.event_log import EventLog
 from bbqrec.data.lines import Rejected
 from bbqrec.data.prepare import PrepareConfig
 from bbqrec.data.raw import RawData
 from bbqrec.data.records import LINE
 from bbqrec.errors import DataError
 
-_EPOCH_FLOOR = 1e8  # as seconds this is 1973: smaller numbers are counters, not dates
-_UNIT_BOUNDS = (1e11, 1e14, 1e17)  # seconds | milliseconds | microseconds | nanoseconds
-
-
-@dataclass(frozen=True, eq=False)
-class EventLog:
-    """Interactions of numbered users and items, each user's together and oldest first.
-
-    Args:
-        times: what the events are ordered by.
-        is_dated: whether `times` are points in time, not just a position in a sequence.
-        weights: of each event, where event types or a weight column set any.
-    """
-
-    users: NDArray[np.int32]
-    items: NDArray[np.int32]
-    times: NDArray[Any]
-    is_dated: bool
-    weights: NDArray[np.float32] | None
-    user_ids: list[str]
-    item_ids: list[str]
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-    def take(self, rows: NDArray[Any]) -> "EventLog":
-        """The given rows (indices or a mask), ids untouched."""
-        return replace(
-            self,
-            users=self.users[rows],
-            items=self.items[rows],
-            times=self.times[rows],
-            weights=None if self.weights is None else self.weights[rows],
-        )
+EPOCH_FLOOR = 1e8  # as seconds this is 1973: smaller numbers are counters, not dates
+UNIT_BOUNDS = (1e11, 1e14, 1e17)  # seconds | milliseconds | microseconds | nanoseconds
 
 
 def build_log(
@@ -56,20 +24,9 @@ def build_log(
 
     Users are numbered by first appearance in the source, items by a seeded random permutation.
     """
-    counts = {"read": raw.interactions.height}
-    frame = _with_times(raw, config, rejected)
-    frame = _without_bad_rows(raw, frame, rejected)
-    if frame.is_empty():
-        raise DataError(f"{raw.path} has no usable interaction; see rejected lines above")
-    counts["unusable"] = counts["read"] - frame.height
-    height = frame.height
-    frame = _filtered(raw, frame, config)
-    counts["filtered_out"] = height - frame.height
-    log = _numbered(frame)
-    del frame
-    log, counts["exact_duplicates"] = _ordered(log, config)
-    log, counts["repeats_dropped"] = _without_repeats(log, config.repeats)
-    log, counts["older_dropped"] = _latest(log, config.latest)
+    log, counts = read_events(raw, config, rejected)
+    log, counts["repeats_dropped"] = without_repeats(log, config.repeats)
+    log, counts["older_dropped"] = latest(log, config.latest)
     size = len(log)
     log = _k_core(log, config.min_user, config.min_item)
     counts["below_k_core"] = size - len(log)
@@ -80,6 +37,23 @@ def build_log(
         )
     counts["kept"] = len(log)
     return _renumbered(log, config.seed), counts
+
+
+def read_events(
+    raw: RawData, config: PrepareConfig, rejected: Rejected
+) -> tuple[EventLog, dict[str, int]]:
+    """The usable and wanted events of all users and items, in order, each once."""
+    counts = {"read": raw.interactions.height}
+    frame = _with_times(raw, config, rejected)
+    frame = _without_bad_rows(raw, frame, rejected)
+    if frame.is_empty():
+        raise DataError(f"{raw.path} has no usable interaction; see rejected lines above")
+    counts["unusable"] = counts["read"] - frame.height
+    height = frame.height
+    frame = _filtered(raw, frame, config)
+    counts["filtered_out"] = height - frame.height
+    log, counts["exact_duplicates"] = _ordered(_numbered(frame), config)
+    return log, counts
 
 
 def _with_times(raw: RawData, config: PrepareConfig, rejected: Rejected) -> pl.DataFrame:
@@ -150,7 +124,7 @@ def _without_bad_rows(raw: RawData, frame: pl.DataFrame, rejected: Rejected) -> 
         for name in ("user_id", "item_id")
     }
     epoch = frame["time"].median()
-    is_epoch = isinstance(epoch, int | float) and epoch >= _EPOCH_FLOOR
+    is_epoch = isinstance(epoch, int | float) and epoch >= EPOCH_FLOOR
     reasons = [
         *(pl.when(test).then(pl.lit(f"{name} is missing")) for name, test in blank.items()),
         pl.when(pl.col("time").is_null()).then(pl.lit("the time cannot be read")),
@@ -179,11 +153,11 @@ def _without_bad_rows(raw: RawData, frame: pl.DataFrame, rejected: Rejected) -> 
 
 def _check_units(raw: RawData, times: pl.Series) -> None:
     dates = np.abs(times.drop_nulls().to_numpy())
-    dates = dates[dates >= _EPOCH_FLOOR]
+    dates = dates[dates >= EPOCH_FLOOR]
     if not len(dates):
         return
     first, last = dates.min(), dates.max()
-    if np.searchsorted(_UNIT_BOUNDS, first) != np.searchsorted(_UNIT_BOUNDS, last):
+    if np.searchsorted(UNIT_BOUNDS, first) != np.searchsorted(UNIT_BOUNDS, last):
         raise DataError(
             f"{raw.path}: the times run from {first} to {last}, which mixes units (seconds, "
             "milliseconds, ...); write all of them in one unit"
@@ -263,12 +237,12 @@ def _ordered(log: EventLog, config: PrepareConfig) -> tuple[EventLog, int]:
     order = order[np.argsort(log.times[order], kind="stable")]
     order = order[np.argsort(log.users[order], kind="stable")]
     log = log.take(order)
-    is_duplicate = _is_duplicate(log)
-    num_duplicates = int(is_duplicate.sum())
-    return (log.take(~is_duplicate) if num_duplicates else log), num_duplicates
+    repeated = is_duplicate(log)
+    num_repeated = int(repeated.sum())
+    return (log.take(~repeated) if num_repeated else log), num_repeated
 
 
-def _is_duplicate(log: EventLog) -> NDArray[np.bool_]:
+def is_duplicate(log: EventLog) -> NDArray[np.bool_]:
     """Whether an earlier event has the same user, item and time."""
     starts = np.ones(len(log), dtype=bool)
     starts[1:] = (np.diff(log.users) != 0) | (log.times[1:] != log.times[:-1])
@@ -286,7 +260,7 @@ def _is_duplicate(log: EventLog) -> NDArray[np.bool_]:
     return result
 
 
-def _without_repeats(log: EventLog, policy: str) -> tuple[EventLog, int]:
+def without_repeats(log: EventLog, policy: str) -> tuple[EventLog, int]:
     """Keep all events of a user-item pair, or only the first or the last in time."""
     if policy == "keep":
         return log, 0
@@ -302,7 +276,7 @@ def _without_repeats(log: EventLog, policy: str) -> tuple[EventLog, int]:
     return log.take(kept), len(log) - len(kept)
 
 
-def _latest(log: EventLog, num: int | None) -> tuple[EventLog, int]:
+def latest(log: EventLog, num: int | None) -> tuple[EventLog, int]:
     """Each user's last `num` events."""
     if num is None:
         return log, 0

@@ -12,11 +12,12 @@ from pydantic import Field
 from bbqrec.config import Config
 from bbqrec.data.dataset import Dataset
 from bbqrec.errors import DataError
-from bbqrec.storage import read_tensors, write_bytes, write_tensors
+from bbqrec.storage import read_tensors, write_bytes, write_json, write_tensors
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "weights.safetensors"
+LEFT_OUT_FILE = "left_out.json"  # items that the source describes, but of which too little is known
 
 Column = Literal[
     "user_id", "item_id", "timestamp", "position", "event", "rating", "weight", "image"
@@ -69,8 +70,9 @@ def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:
     """Read `source`, split it and write the prepared dataset into the existing `out_dir`.
 
     Besides what `Dataset.save` writes: items.parquet (texts) and images.parquet (encoded images),
-    both in item order, and rejected.jsonl with every line set aside. `Dataset.info` holds the
-    options, `statistics`, `counts` of everything dropped, and `warnings`.
+    both in item order, log.safetensors with all events and their times, and rejected.jsonl with
+    every line set aside. `Dataset.info` holds the options, `statistics`, `counts` of everything
+    dropped, and `warnings`.
 
     Raises DataError when the source breaks a rule that cannot be worked around line by line.
     """
@@ -91,7 +93,10 @@ def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:
     del raw
     statistics = describe(log)
     split = split_log(log, config)
+    log.save(out_dir)
     texts = write_items(out_dir, log.item_ids, raw_items, config)
+    if texts.left_out:
+        write_json(out_dir / LEFT_OUT_FILE, {"items": texts.left_out})
     images = write_images(out_dir, log.item_ids, raw_images)
     warnings = [*warn(statistics, config.ties), *texts.warnings, *images.warnings]
     for sentence in warnings:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbqrec.data.dataset import Cases, Sequences
-from bbqrec.data.interactions import EventLog
+from bbqrec.data.event_log import EventLog
 from bbqrec.data.prepare import PrepareConfig
 from bbqrec.errors import DataError
 
@@ -29,10 +29,18 @@ class Split(NamedTuple):
     counts: dict[str, int]
 
 
-def split_log(log: EventLog, config: PrepareConfig) -> Split:
-    """Split as `config.split` says; DataError when it cannot be done on this log."""
+def split_log(
+    log: EventLog, config: PrepareConfig, *, is_cold: NDArray[np.bool_] | None = None
+) -> Split:
+    """Split as `config.split` says; DataError when it cannot be done on this log.
+
+    Args:
+        is_cold: the items that an earlier split of the same data chose; None draws them.
+    """
     if config.split == "temporal":
         return _temporal(log, config)
+    if is_cold is not None:
+        return _leave_one_out(log, is_cold)
     is_cold = np.zeros(len(log.item_ids), dtype=bool)
     if config.split == "cold":
         num_cold = max(1, round(config.cold_share * len(log.item_ids)))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bbqrec.data.interactions import EventLog
+from bbqrec.data.event_log import EventLog
 
 MAX_TIED_SHARE = 0.2
 MAX_SORTED_USERS = 0.9

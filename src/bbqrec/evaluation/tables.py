@@ -10,8 +10,8 @@ from bbqrec.evaluation.results import Evaluation
 from bbqrec.evaluation.scores import Interval
 
 SETTING_TITLES = {
-    "kept": "history items kept among the candidates",
     "filtered": "history items removed from the candidates",
+    "kept": "history items kept among the candidates",
 }
 
 

@@ -111,18 +111,23 @@ class Explainer:
         assert isinstance(recommender.model, SequenceModel)
         self._recommender, self._ranker = recommender, ranker
         self._model: SequenceModel = recommender.model
-        self._labels = labels
+        self.labels = labels
         self._writes_codes = writes_codes
 
     @classmethod
-    def of_run(
-        cls, run: RunFolder, recommender: Recommender, labels: CodeLabels | None = None
-    ) -> "Explainer":
-        """Explain `recommender`, which is of this run, perhaps with more items."""
-        if labels is None:
-            labels = CodeLabels.of_run(run, recommender)
-        log = read_json(run.folder("train") / "log.json")
-        return cls(recommender, labels, writes_codes="generative" in log[0])
+    def of_run(cls, run: RunFolder, recommender: Recommender) -> "Explainer":
+        """Explain `recommender`, which was loaded from this run."""
+        labels = CodeLabels.of_run(run, recommender)
+        folder = run.folder("train")
+        writes_codes = read_json(folder / "model.json").get("writes_codes")
+        if writes_codes is None:  # runs of earlier versions say it in their log
+            log = read_json(folder / "log.json") if (folder / "log.json").is_file() else []
+            writes_codes = any("generative" in epoch for epoch in log)
+        return cls(recommender, labels, writes_codes=bool(writes_codes))
+
+    def of(self, recommender: Recommender) -> "Explainer":
+        """The same for `recommender`, which is of the same run with more items, or fewer."""
+        return Explainer(recommender, self.labels, writes_codes=self._writes_codes)
 
     def num_read(self, history: Sequence[str]) -> int:
         """How many events of a history an explanation is about: as often it is scored anew."""
@@ -273,7 +278,7 @@ class Explainer:
     ) -> tuple[int, str, float]:
         """Number, label and log-probability of a code among the items of `prefix`."""
         alike = members[self._model.catalog.codes.cpu()[members, len(prefix)] == code]
-        label = "" if len(alike) == 1 else self._labels.of((*prefix, code))
+        label = "" if len(alike) == 1 else self.labels.of((*prefix, code))
         if not label and len(alike):
             label = self._recommender.dataset.titles[int(alike[0])]
             label += f" and {len(alike) - 1} more" if len(alike) > 1 else ""

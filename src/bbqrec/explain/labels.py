@@ -1,14 +1,14 @@
 """What to call a code: the words that tell the items behind it from all others."""
 
+import logging
 import threading
-from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
 from bbqrec.bundle import RunFolder
 from bbqrec.data import load_texts
+from bbqrec.errors import CorruptArtifactError
 from bbqrec.recommend import Recommender
 from bbqrec.semantic_ids import SemanticIds
 
@@ -18,38 +18,54 @@ if TYPE_CHECKING:
 Prefix = tuple[int, ...]
 MAX_REMEMBERED = 20_000
 
+logger = logging.getLogger(__name__)
+
 
 class CodeLabels:
     """Words of the run's own items, by the prefix of codes that they share.
 
-    Texts are read and counted when a label is first asked for, which takes seconds where there
-    are many items; then labels are remembered.
+    Words are counted when a label is first asked for, or in `prepare`, which takes seconds where
+    there are many items; then labels are remembered.
     """
 
-    def __init__(self, ids: SemanticIds, read_texts: Callable[[], list[str]]) -> None:
+    def __init__(self, ids: SemanticIds, texts: list[str]) -> None:
         """
         Args:
-            read_texts: one text per item of `ids`, when they are needed.
+            texts: one per item of `ids`.
         """
-        self._ids, self._read_texts = ids, read_texts
+        self._ids, self._texts = ids, texts
         self._remembered: dict[Prefix, list[str]] = {(): []}
         self._lock = threading.Lock()
+        self._words: TellingWords | None = None
 
     @classmethod
     def of_run(cls, run: RunFolder, recommender: Recommender) -> "CodeLabels":
-        """Labels by the titles and texts that a run was made of."""
+        """Labels by titles and texts of the run; by titles alone where the texts are gone."""
         titles = recommender.dataset.titles
-
-        def read() -> list[str]:
+        try:
+            run.verify("prepare", names=["items.parquet"])
             texts = load_texts(run.folder("prepare"))
-            return [f"{title}\n{text or ''}" for title, text in zip(titles, texts, strict=True)]
+        except CorruptArtifactError as error:
+            logger.warning("codes are named by titles alone: %s", error)
+            texts = [None] * len(titles)
+        pairs = zip(titles, texts, strict=True)
+        return cls(recommender.semantic_ids, [f"{title}\n{text or ''}" for title, text in pairs])
 
-        return cls(recommender.semantic_ids, read)
+    @property
+    def is_prepared(self) -> bool:
+        return self._words is not None
 
     def prepare(self) -> None:
-        """Read the texts now."""
+        """Count the words now."""
         with self._lock:
-            assert self._words is not None
+            self._counted()
+
+    def _counted(self) -> "TellingWords":
+        if self._words is None:
+            from bbqrec.report.words import TellingWords  # imports scikit-learn: not at start-up
+
+            self._words = TellingWords(self._texts)
+        return self._words
 
     def of(self, prefix: Prefix) -> str:
         """The most telling words, without those that shorter prefixes said already; "" if none."""
@@ -62,13 +78,7 @@ class CodeLabels:
             return known
         said = [word for length in range(1, len(prefix)) for word in self._of(prefix[:length])]
         is_member = (self._ids.codes[:, : len(prefix)] == torch.tensor(prefix)).all(1)
-        found = self._words.of(is_member, without=said) if is_member.any() else []
+        found = self._counted().of(is_member, without=said) if is_member.any() else []
         if len(self._remembered) < MAX_REMEMBERED:
             self._remembered[prefix] = found
         return found
-
-    @cached_property
-    def _words(self) -> "TellingWords":
-        from bbqrec.report.words import TellingWords  # imports scikit-learn: not at start-up
-
-        return TellingWords(self._read_texts())

@@ -62,8 +62,9 @@ def export_run(
     if with_graphs:
         _require_libraries()
     _refuse_to_replace(to)
-    recommender = Recommender.from_pretrained(run_dir)
-    version = RunFolder(run_dir).model_version()
+    run = RunFolder(run_dir)
+    recommender = Recommender.load(run)
+    version = run.model_version()
     dataset, ids = recommender.dataset, recommender.semantic_ids
     graph_files: list[GraphFile] = []
     agreement = None
@@ -88,7 +89,7 @@ def export_run(
             "codebook_sizes": list(ids.codebook_sizes),
             "level_offsets": ids.level_offsets.tolist(),
             "start_token": PAD_TOKEN,
-            **(_about_model(run_dir, recommender) if with_graphs else {}),
+            **(_about_model(run, recommender) if with_graphs else {}),
             "graphs": {graph.name: graph.to_json() for graph in graph_files},
             "agreement": agreement and agreement._asdict(),
         }
@@ -133,8 +134,8 @@ def _items(dataset: Dataset, recommender: Recommender) -> dict[str, Any]:
     }
 
 
-def _about_model(run_dir: Path, recommender: Recommender) -> dict[str, Any]:
-    settings = read_json(RunFolder(run_dir).folder("train") / "model.json")
+def _about_model(run: RunFolder, recommender: Recommender) -> dict[str, Any]:
+    settings = read_json(run.folder("train") / "model.json")
     model = recommender.model
     assert isinstance(model, SequenceModel)
     return {

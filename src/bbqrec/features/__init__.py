@@ -2,6 +2,7 @@
 
 from bbqrec.features.config import ModalityConfig, default_encoders
 from bbqrec.features.encode import encode
+from bbqrec.features.encode_more import encode_more
 from bbqrec.features.encoders import Encoder, load_encoder
 from bbqrec.features.features import (
     Features,
@@ -17,6 +18,7 @@ __all__ = [
     "ModalityConfig",
     "default_encoders",
     "encode",
+    "encode_more",
     "load_encoder",
     "load_features",
     "main_directions",

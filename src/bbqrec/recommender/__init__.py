@@ -13,7 +13,7 @@ from bbqrec.recommender.dense_parts import DenseParts, dense_parts
 from bbqrec.recommender.dense_score import dense_logits
 from bbqrec.recommender.graphs import Graph, dense_tables, graphs
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
-from bbqrec.recommender.neighbors import find_neighbors, with_newcomers
+from bbqrec.recommender.neighbors import BEHAVIOR, count_neighbors, find_neighbors, with_newcomers
 from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
 from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.popularity import Popularity, fit_popularity
@@ -24,6 +24,7 @@ from bbqrec.recommender.tables import ItemTables, Neighbors, catalog_from_weight
 
 __all__ = [
     "AGE_LABELS",
+    "BEHAVIOR",
     "AttentionShares",
     "ContentKnn",
     "ContentKnnConfig",
@@ -44,6 +45,7 @@ __all__ = [
     "attention_shares",
     "build_recommender",
     "catalog_from_weights",
+    "count_neighbors",
     "dense_logits",
     "dense_parts",
     "dense_tables",

@@ -54,6 +54,13 @@ def find_neighbors(
     return found
 
 
+def count_neighbors(
+    train: Sequences, num_items: int, settings: NeighborConfig, edges: Float[Tensor, " edge"]
+) -> Neighbors:
+    """Neighbors by behavior counted again, for a model that has learned what its buckets mean."""
+    return _in_buckets(_by_behavior(train, num_items, settings), edges)
+
+
 def with_newcomers(
     known: Neighbors, num_new: int, units: Float[Tensor, "item dim"] | None
 ) -> Neighbors:

@@ -42,7 +42,7 @@ def write_report(run: RunFolder) -> None:
         **_measured(evaluation),
         **_codes(run, dataset, pictures),
         **_learned(run),
-        "users": sample_users(run, Recommender.from_pretrained(run.directory), pictures),
+        "users": sample_users(run, Recommender.load(run), pictures),
         "list_depth": _depth(evaluation),
     }
     # Last, when every section has said which items it shows: files are read in one pass.

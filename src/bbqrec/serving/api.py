@@ -20,6 +20,7 @@ MAX_IDS = 10_000
 MAX_USERS = 256
 MAX_EVENTS = 1000
 MAX_K = 1000
+MAX_EXPLAINED = 10  # items of a user
 MAX_EXPLAINED_USERS = 8
 END_OF_TIME = 253_402_300_799  # the last second of the year 9999
 
@@ -203,6 +204,12 @@ class AnswerOut(Answered):
     """Nothing in the history is known, so these are the most popular items."""
     unknown_items: list[str]
     """Ids of the history that the catalog does not have, at most 100 of them."""
+    withdrawn_items: list[str]
+    """Ids of the history that were withdrawn, at most 100 of them: they still say what the user
+    likes."""
+    num_recommendable: int
+    """How many items may be recommended here, after `allow`, `exclude`, `exclude_seen` and
+    withdrawals: no more come back, however large `k` is."""
     is_history_stale: bool
     """The event store could not be read: only what the run knows of the user was used."""
 

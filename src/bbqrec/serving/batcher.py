@@ -21,6 +21,7 @@ A = TypeVar("A")
 class _Waiting(Generic[K, Q, A]):
     key: K
     questions: Sequence[Q]
+    work: int
     answers: asyncio.Future[list[A]]
 
 
@@ -48,16 +49,21 @@ class Batcher(Generic[K, Q, A]):
 
     @property
     def num_waiting(self) -> int:
-        """Questions that the model has not begun with."""
-        return sum(len(waiting.questions) for waiting in self._waiting)
+        """Histories that the model has not begun with."""
+        return sum(waiting.work for waiting in self._waiting)
 
-    async def ask(self, key: K, questions: Sequence[Q]) -> list[A]:
-        """The answers to `questions`; OverloadedError at once when too many are waiting."""
+    async def ask(self, key: K, questions: Sequence[Q], *, work: int | None = None) -> list[A]:
+        """The answers to `questions`; OverloadedError at once when too many are waiting.
+
+        Args:
+            work: how many histories the model reads to answer; by default one per question.
+        """
+        work = len(questions) if work is None else work
         num_waiting = self.num_waiting
-        if num_waiting and num_waiting + len(questions) > self._max_waiting:
+        if num_waiting and num_waiting + work > self._max_waiting:
             raise OverloadedError("too many requests are waiting; come back in a second")
         answers: asyncio.Future[list[A]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(key, questions, answers))
+        self._waiting.append(_Waiting(key, questions, work, answers))
         self._arrived.set()
         return await answers
 
@@ -94,10 +100,10 @@ class Batcher(Generic[K, Q, A]):
         batch: list[_Waiting[K, Q, A]] = []
         size = 0
         for waiting in self._waiting:
-            fits = not batch or size + len(waiting.questions) <= self._max_batch
+            fits = not batch or size + waiting.work <= self._max_batch
             if fits and (not batch or waiting.key == batch[0].key):
                 batch.append(waiting)
-                size += len(waiting.questions)
+                size += waiting.work
         chosen = set(map(id, batch))
         self._waiting = [w for w in self._waiting if id(w) not in chosen]
         return batch

@@ -9,12 +9,14 @@ import logging
 import re
 import time
 import uuid
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bbqrec.serving.config import ServeConfig
 from bbqrec.serving.metrics import Metrics
 from bbqrec.serving.problems import MEDIA_TYPE, problem
+from bbqrec.serving.refusals import RefusalLog
 
 MAX_HEADER_BYTES = 16_384
 OPEN_TO_ALL = ("/health/live", "/health/ready")
@@ -50,6 +52,7 @@ class Guard:
         self._config = config
         self._metrics = metrics
         self._num_in_flight = 0
+        self._refusals = RefusalLog()
         metrics.in_flight.set_function(lambda: self._num_in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +63,8 @@ class Guard:
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
         status = 0
 
         async def answer(message: Message) -> None:
@@ -77,18 +81,21 @@ class Guard:
         except _GoneError:
             status = 499  # as nginx counts them
         except _RefusedError as error:
-            await _refuse(answer, error.status, error.detail, request_id)
+            await _refuse(answer, error.status, error.detail, state)
         except TimeoutError:
             if not status:
                 detail = f"no answer within {self._config.answer_s:g} s"
-                await _refuse(answer, 504, detail, request_id)
+                await _refuse(answer, 504, detail, state)
         except Exception:
             logger.exception("request %s failed", request_id)
             if not status:
-                await _refuse(answer, 500, "the server's log says more", request_id)
+                await _refuse(answer, 500, "the server's log says more", state)
         finally:
             self._num_in_flight -= 1
             route = getattr(scope.get("route"), "path", "other")
+            if status >= 400 and status != 499:
+                detail = state.get("refusal", "no such place or method")
+                self._refusals.note(request_id, scope["method"], route, status, detail)
             self._metrics.requests.labels(route, status).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
@@ -164,8 +171,9 @@ class Guard:
         return body
 
 
-async def _refuse(send: Send, status: int, detail: str, request_id: str) -> None:
-    body = problem(status, detail, request_id)
+async def _refuse(send: Send, status: int, detail: str, state: dict[str, Any]) -> None:
+    body = problem(status, detail, state["request_id"])
+    state["refusal"] = detail
     headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(body))]
     headers += [(b"retry-after", b"1")] if status == 503 else []
     headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []

@@ -1,6 +1,9 @@
 """Whatever goes wrong as `application/problem+json` (RFC 9457): short, and echoing no input."""
 
 import logging
+import re
+from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 import orjson
@@ -17,6 +20,7 @@ from bbqrec.errors import (
     SemanticIdError,
     StorageError,
 )
+from bbqrec.serving import api
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 5
@@ -37,6 +41,7 @@ TITLES = {
     503: "Not now",
     504: "It took too long",
 }
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 STATUS_OF: dict[type[BBQRecError], int] = {
     RequestError: 422,
     SemanticIdError: 422,
@@ -74,6 +79,9 @@ def respond(
 ) -> Response:
     """`problem` as a response; 503 says when to come back."""
     more = {"Retry-After": "1"} if status == 503 else {}
+    # For the log; what is wrong with the first field says more than how many there are.
+    first = f" ({errors[0]['where']}: {errors[0]['why']})" if errors else ""
+    request.state.refusal = detail + first
     body = problem(status, detail, request.state.request_id, errors=errors)
     return Response(body, status, {**more, **(headers or {})}, MEDIA_TYPE)
 
@@ -90,8 +98,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _of_validation(request: Request, error: RequestValidationError) -> Response:
         found = error.errors()
-        errors = [{"where": _where(e), "why": str(e["msg"])[:100]} for e in found[:MAX_ERRORS]]
-        detail = f"{len(found)} of the request's fields are not as the description asks"
+        errors = [{"where": _where(e), "why": _why(e)} for e in found[:MAX_ERRORS]]
+        fields = "one field is" if len(found) == 1 else f"{len(found)} fields are"
+        detail = f"{fields} not as the description asks"
         return respond(request, 422, detail, errors=errors)
 
     @app.exception_handler(Exception)
@@ -110,8 +119,21 @@ def install(app: FastAPI) -> None:
 
 
 def _where(error: dict[str, Any]) -> str:
-    """Where in the request; the name of an unknown field is the caller's, and left out."""
+    """Where in the request; an unknown field is named if its name could be one of ours."""
     place = list(error["loc"])
-    if error["type"] == "extra_forbidden":
+    if error["type"] == "extra_forbidden" and not _FIELD_NAME.fullmatch(str(place[-1])):
         place[-1] = "(unknown field)"
     return ".".join(map(str, place))[:100]
+
+
+def _why(error: dict[str, Any]) -> str:
+    if error["type"] != "extra_forbidden":
+        return str(error["msg"])[:100]
+    close = get_close_matches(str(error["loc"][-1]), _known_fields(), n=1)
+    return "there is no such field" + (f"; did you mean {close[0]}?" if close else "")
+
+
+@cache
+def _known_fields() -> list[str]:
+    requests = (api.RecommendRequest, api.EventsRequest, api.EventIn, api.ItemRequest)
+    return sorted({name for model in requests for name in model.model_fields})

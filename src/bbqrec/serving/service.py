@@ -9,9 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-
-import orjson
+from typing import Any, TypeVar
 
 from bbqrec.errors import (
     BBQRecError,
@@ -20,37 +18,18 @@ from bbqrec.errors import (
     RequestError,
     StorageError,
 )
-from bbqrec.recommend import Recommendation
+from bbqrec.serving.answering import Answer, Answering, State
 from bbqrec.serving.api import EventsRequest, ItemRequest, RecommendRequest
-from bbqrec.serving.batcher import Batcher
 from bbqrec.serving.cache import RecentlyUsed
 from bbqrec.serving.config import ServeConfig
-from bbqrec.serving.histories import Remembered, UserHistories
+from bbqrec.serving.histories import UserHistories
 from bbqrec.serving.metrics import Metrics
 from bbqrec.serving.store import Event, EventStore, PostedItem
 from bbqrec.serving.version import History, Options, Version
 
-MAX_NAMED_UNKNOWN = 100
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class Answer(NamedTuple):
-    """A recommendation as it is remembered: the items are JSON already."""
-
-    items: bytes
-    is_fallback: bool
-    unknown_items: list[str]
-
-
-class State(NamedTuple):
-    """A version and what was computed with it; they are swapped together, so none can be stale."""
-
-    version: Version
-    answers: RecentlyUsed[tuple[History, Options], Answer]
-    histories: Remembered
 
 
 class Service:
@@ -63,7 +42,7 @@ class Service:
         self._run_dir = run_dir
         self._store = store
         self._histories = UserHistories(store, self._in_store, config.max_cached)
-        version = Version.load(run_dir, store.items(), store.withdrawn())
+        version = Version.load(run_dir, store.items(), store.withdrawn(), store.restored())
         version.check(version.golden_histories())
         self._use(version)
         # The model has a thread of its own: torch is fastest with one caller.
@@ -77,12 +56,8 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Answer requests within."""
         self._changing = asyncio.Lock()
-        self._batcher: Batcher[tuple[Version, Options], History, Recommendation] = Batcher(
-            self._compute,
-            self._model_thread,
-            max_batch=self.config.max_batch,
-            max_waiting=self.config.max_waiting,
-        )
+        self._answering = Answering(self._model_thread, self.config, self.metrics)
+        self._batcher = self._answering.batcher
         worker = asyncio.create_task(self._batcher.work())
         self.metrics.waiting.set_function(lambda: self._batcher.num_waiting)
         self._is_running = True
@@ -108,54 +83,20 @@ class Service:
 
     async def recommend(self, asked: RecommendRequest) -> bytes:
         """JSON of `RecommendOut`."""
-        state = self._state
-        if asked.beam_width is not None and asked.beam_width > self.config.max_beam:
-            raise RequestError(f"beam_width may be at most {self.config.max_beam} here")
-        options = Options(
-            asked.k,
-            asked.exclude_seen,
-            None if asked.allow is None else frozenset(asked.allow),
-            frozenset(asked.exclude),
-            asked.beam_width,
-        )
+        state, is_stale = self._state, False
         if asked.user_ids is not None:
             histories, is_stale = await self._histories.read(
                 state.version, state.histories, asked.user_ids
             )
         else:
-            histories, is_stale = [tuple(history) for history in asked.histories or ()], False
-        answers = await self.answers(state, histories, options)
-        user_ids: Sequence[str | None] = asked.user_ids or [None] * len(histories)
-        return orjson.dumps(
-            {
-                "model_version": state.version.name,
-                "answers": [
-                    {
-                        "user_id": user_id,
-                        "items": orjson.Fragment(answer.items),
-                        "is_fallback": answer.is_fallback,
-                        "unknown_items": answer.unknown_items,
-                        "is_history_stale": is_stale,
-                    }
-                    for user_id, answer in zip(user_ids, answers, strict=True)
-                ],
-            }
-        )
+            histories = [tuple(history) for history in asked.histories or ()]
+        return await self._answering.recommend(state, asked, histories, is_stale)
 
     async def answers(
         self, state: State, histories: Sequence[History], options: Options
     ) -> list[Answer]:
         """One answer per history, remembered ones without asking the model."""
-        found = {history: state.answers.get((history, options)) for history in histories}
-        missing = [history for history, answer in found.items() if answer is None]
-        self.metrics.cached.labels("cache").inc(len(histories) - len(missing))
-        if missing:
-            self.metrics.cached.labels("model").inc(len(missing))
-            computed = await self._batcher.ask((state.version, options), missing)
-            for history, recommendation in zip(missing, computed, strict=True):
-                fresh = found[history] = _as_answer(recommendation)
-                state.answers.put((history, options), fresh, 1 + len(history) + options.k)
-        return [answer for history in histories if (answer := found[history]) is not None]
+        return await self._answering.answers(state, histories, options)
 
     async def append(self, asked: EventsRequest, key: str | None) -> dict[str, Any]:
         """Store events; they count in every answer that is asked for from then on."""
@@ -244,7 +185,10 @@ class Service:
             old = self.version
 
             def build() -> Version:
-                version = Version.load(self._run_dir, self._store.items(), old.withdrawn)
+                store = self._store
+                version = Version.load(
+                    self._run_dir, store.items(), store.withdrawn(), store.restored()
+                )
                 version.check(old.golden_histories())
                 return version
 
@@ -279,13 +223,6 @@ class Service:
         self.metrics.version.clear()
         self.metrics.version.labels(version.name).set(1)
 
-    def _compute(
-        self, key: tuple[Version, Options], histories: list[History]
-    ) -> list[Recommendation]:
-        version, options = key
-        self.metrics.batch.observe(len(histories))
-        return version.recommend(histories, options)
-
     async def _to_the_end(self, change: Coroutine[Any, Any, T]) -> T:
         """Whoever asked may hang up or run out of time: what was begun is finished, whole."""
         task = asyncio.create_task(change)
@@ -308,14 +245,6 @@ def _warm(version: Version) -> Version:
     """Let the first request not wait for what the model remembers of its catalog."""
     version.recommend([()], Options(1))
     return version
-
-
-def _as_answer(recommendation: Recommendation) -> Answer:
-    return Answer(
-        orjson.dumps([item._asdict() for item in recommendation.items]),
-        recommendation.is_fallback,
-        recommendation.unknown_items[:MAX_NAMED_UNKNOWN],
-    )
 
 
 def _describe(version: Version, item_id: str) -> dict[str, Any]:

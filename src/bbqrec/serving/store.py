@@ -4,18 +4,21 @@ SQLite in WAL mode, or any PostgreSQL; every method is one transaction, durable 
 """
 
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
+from urllib.parse import quote
 
 import sqlalchemy as sql
 from sqlalchemy.dialects import postgresql, sqlite
 
+from bbqrec.data import Collected, Event, PostedItem, hash_user
 from bbqrec.errors import ConflictError, MissingDependencyError, RunBusyError, StorageError
+
+__all__ = ["Event", "EventStore", "PostedItem", "hash_user", "read_collected"]
 
 FORMAT_VERSION = 1
 MAX_HISTORY = 10_000
@@ -50,6 +53,7 @@ ITEMS = sql.Table(
     sql.Column("image", sql.LargeBinary),
 )
 WITHDRAWN = sql.Table("withdrawn", TABLES, sql.Column("item_id", sql.Text, primary_key=True))
+RESTORED = sql.Table("restored", TABLES, sql.Column("item_id", sql.Text, primary_key=True))
 FORGOTTEN = sql.Table("forgotten", TABLES, sql.Column("user_hash", sql.Text, primary_key=True))
 ABOUT = sql.Table(
     "about",
@@ -57,23 +61,6 @@ ABOUT = sql.Table(
     sql.Column("name", sql.Text, primary_key=True),
     sql.Column("value", sql.Text, nullable=False),
 )
-
-
-class Event(NamedTuple):
-    """A user took an item; `time` in seconds since 1970."""
-
-    user_id: str
-    item_id: str
-    time: float
-
-
-class PostedItem(NamedTuple):
-    """An item that came after training, as it was posted."""
-
-    item_id: str
-    title: str
-    text: str | None
-    image: bytes | None
 
 
 class EventStore:
@@ -212,14 +199,21 @@ class EventStore:
         with self._transaction() as db:
             return set(db.execute(sql.select(WITHDRAWN.c.item_id)).scalars())
 
+    def restored(self) -> set[str]:
+        """Ids that may be recommended whatever the run says of them."""
+        with self._transaction() as db:
+            return set(db.execute(sql.select(RESTORED.c.item_id)).scalars())
+
     def withdraw(self, item_id: str) -> None:
         with self._transaction() as db:
+            db.execute(sql.delete(RESTORED).where(RESTORED.c.item_id == item_id))
             self._add(db, WITHDRAWN, item_id=item_id)
 
     def restore(self, item_id: str) -> None:
-        """Undo `withdraw`."""
+        """Undo `withdraw`, also where the run itself was updated in between."""
         with self._transaction() as db:
             db.execute(sql.delete(WITHDRAWN).where(WITHDRAWN.c.item_id == item_id))
+            self._add(db, RESTORED, item_id=item_id)
 
     def close(self) -> None:
         """Let another server have it."""
@@ -229,6 +223,62 @@ class EventStore:
             self._engine.dispose()
         if self._lock is not None:
             self._lock.close()
+
+
+def read_collected(place: str) -> Collected:
+    """Everything in an event store at one moment, while a server may go on writing into it.
+
+    Nothing is changed, and no lock is taken that a server would need.
+
+    Args:
+        place: the path of an SQLite file, or a postgresql:// URL.
+
+    Raises:
+        StorageError: there is no store, or it is not one of ours.
+    """
+    engine: sql.Engine
+    if "://" in place:
+        engine = _open_url(place).execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+    elif not Path(place).is_file():
+        raise StorageError(f"there is no event store at {place}; `bbqrec serve` keeps one")
+    else:
+        path = quote(str(Path(place).resolve()))
+        engine = sql.create_engine(
+            f"sqlite:///file:{path}?mode=ro&uri=true", connect_args={"timeout": LOCKED_S}
+        )
+    shown = "the database of --events" if "://" in place else place
+    try:
+        with engine.connect() as db:
+            if engine.dialect.name == "sqlite":
+                db.exec_driver_sql("BEGIN")  # one snapshot for all that follows
+            there = set(sql.inspect(db).get_table_names())
+            if not {table.name for table in (EVENTS, ITEMS, WITHDRAWN, FORGOTTEN)} <= there:
+                raise StorageError(f"{shown} holds no events of bbqrec; give what a server keeps")
+            found = db.execute(sql.select(ABOUT.c.value)).scalar_one()
+            if found != str(FORMAT_VERSION):
+                raise StorageError(
+                    f"{shown} has format {found}, this version reads {FORMAT_VERSION}"
+                )
+            events = sql.select(EVENTS.c.user_id, EVENTS.c.item_id, EVENTS.c.time)
+            items = sql.select(ITEMS.c.item_id, ITEMS.c.title, ITEMS.c.text, ITEMS.c.image)
+
+            def ids(column: sql.Column[str]) -> frozenset[str]:
+                is_there = column.table.name in there
+                return frozenset(db.execute(sql.select(column)).scalars() if is_there else ())
+
+            return Collected(
+                [Event(*row) for row in db.execute(events.order_by(EVENTS.c.number))],
+                [PostedItem(*row) for row in db.execute(items.order_by(ITEMS.c.number))],
+                ids(WITHDRAWN.c.item_id),
+                ids(RESTORED.c.item_id),
+                ids(FORGOTTEN.c.user_hash),
+            )
+    except sql.exc.SQLAlchemyError as error:
+        raise StorageError(f"{shown} cannot be read: {_reason(error)}") from None
+    finally:
+        engine.dispose()
 
 
 def _claim_file(path: Path) -> IO[str]:
@@ -282,11 +332,6 @@ def _open_url(url: str) -> sql.Engine:
         raise MissingDependencyError(
             "PostgreSQL needs psycopg: pip install 'bbqrec[postgres]'"
         ) from None
-
-
-def hash_user(user_id: str) -> str:
-    """Whoever wants to be forgotten is not kept by name."""
-    return hashlib.sha256(user_id.encode()).hexdigest()
 
 
 def _reason(error: Exception) -> str:

@@ -16,9 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bbqrec.bundle import RunFolder
-from bbqrec.errors import BBQRecError, ConflictError, CorruptArtifactError, NotFoundError
+from bbqrec.errors import (
+    BBQRecError,
+    ConflictError,
+    CorruptArtifactError,
+    NotFoundError,
+    RequestError,
+)
+from bbqrec.explain import Explainer, Explanation
+from bbqrec.new_items import Extended, NewItems, Placed
+from bbqrec.pretrained import is_pretrained
 from bbqrec.recommend import Recommendation, RecommendedItem, Recommender
-from bbqrec.serving.new_items import Extended, NewItems, Placed
 from bbqrec.serving.store import PostedItem
 
 NUM_GOLDEN = 8
@@ -47,6 +55,7 @@ class Version:
         name: the run's identity; changed by another run, not by another catalog.
         posted: in the order of their arrival, which decides their semantic IDs.
         recommender: knows the run's items, then the posted ones.
+        explainer_of_run: knows the run's items alone; `explainer` knows all.
     """
 
     name: str
@@ -56,14 +65,30 @@ class Version:
     withdrawn: frozenset[str]
     extended: Extended
     recommender: Recommender
+    explainer_of_run: Explainer
 
     @classmethod
     def load(
-        cls, run_dir: Path, posted: Iterable[PostedItem], withdrawn: Collection[str]
+        cls,
+        run_dir: Path,
+        posted: Iterable[PostedItem],
+        withdrawn: Collection[str],
+        restored: Collection[str] = (),
     ) -> "Version":
-        """Read and check a run folder; posted items that it cannot take are left out, and named."""
+        """Read and check a run folder; posted items that it cannot take are left out, and named.
+
+        Args:
+            withdrawn, restored: beside the items that the run itself says were withdrawn.
+        """
         run = RunFolder(run_dir)
-        recommender = Recommender.from_pretrained(run_dir)
+        if is_pretrained(run_dir):
+            raise RequestError(
+                f"{run_dir} is a model saved without what new items need; serve the run it is from"
+            )
+        recommender = Recommender.load(run)
+        own = recommender.dataset.info.get("withdrawn", [])
+        gone = frozenset(own).difference(restored).union(withdrawn)
+        explainer = Explainer.of_run(run, recommender)
         new_items = NewItems(run, recommender)
         placed = []
         for item in posted:
@@ -73,7 +98,8 @@ class Version:
                 placed.append(new_items.encode(item))
             except BBQRecError as error:
                 logger.warning("the posted item %r is left out: %s", item.item_id, error)
-        return cls._make(run.model_version(), run, new_items, tuple(placed), frozenset(withdrawn))
+        name = run.model_version()
+        return cls._make(name, run, new_items, tuple(placed), gone, explainer)
 
     @classmethod
     def _make(
@@ -83,9 +109,11 @@ class Version:
         new_items: NewItems,
         posted: tuple[Placed, ...],
         withdrawn: frozenset[str],
+        explainer: Explainer,
     ) -> "Version":
         extended = new_items.extend(posted)
-        return cls(name, run, new_items, posted, withdrawn, extended, _without(extended, withdrawn))
+        recommender = _without(extended, withdrawn)
+        return cls(name, run, new_items, posted, withdrawn, extended, recommender, explainer)
 
     def with_item(self, item: PostedItem) -> "Version":
         """This version and one more item.
@@ -97,7 +125,8 @@ class Version:
         if item.item_id in self.recommender.item_of_id:
             raise ConflictError("there is an item of this id already; withdrawn ones keep theirs")
         posted = (*self.posted, self.new_items.encode(item))
-        return self._make(self.name, self.run, self.new_items, posted, self.withdrawn)
+        explainer = self.explainer_of_run
+        return self._make(self.name, self.run, self.new_items, posted, self.withdrawn, explainer)
 
     def with_withdrawn(self, withdrawn: Collection[str]) -> "Version":
         """This version with exactly these items never recommended."""
@@ -119,9 +148,17 @@ class Version:
             beam_width=options.beam_width,
         )
 
+    def explain(self, history: History, item_ids: Sequence[str]) -> list[Explanation]:
+        """Why these items have their scores after a history of which something is known."""
+        return self.explainer.explain(history, item_ids)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        return self.explainer_of_run.of(self.recommender)
+
     def _nothing(self, history: History) -> Recommendation:
         unknown = [item_id for item_id in history if item_id not in self.recommender.item_of_id]
-        return Recommendation([], len(unknown) == len(history), unknown)
+        return Recommendation([], len(unknown) == len(history), unknown, 0)
 
     def item(self, item_id: str) -> int:
         """The number of an item that can be recommended; NotFoundError for others."""
@@ -201,7 +238,7 @@ class Version:
 def _without(extended: Extended, withdrawn: frozenset[str]) -> Recommender:
     base = extended.recommender
     gone = [base.item_of_id[i] for i in withdrawn if i in base.item_of_id]
-    if not gone:
+    if not gone and base.available is None:
         return base
     available = torch.ones(base.dataset.num_items, dtype=torch.bool)
     available[gone] = False

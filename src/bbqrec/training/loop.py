@@ -97,11 +97,13 @@ class Recipe(Protocol[B]):
 
 
 class FitResult(NamedTuple):
-    """`log` has one row per epoch; `best_epoch` is the one whose weights the model now holds."""
+    """`log` has one row per epoch; `best_epoch` is the one whose weights the model now holds, -1
+    if none was better than those it began with, of which `start` holds the metrics."""
 
     log: list[dict[str, Any]]
     best_epoch: int
     steps: int
+    start: dict[str, float]
 
 
 class _State:
@@ -114,6 +116,7 @@ class _State:
         self.best_epoch = -1
         self.best_score = -math.inf
         self.log: list[dict[str, Any]] = []
+        self.start: dict[str, float] = {}
 
 
 def num_epochs(recipe: Recipe[Any], config: LoopConfig) -> int:
@@ -130,6 +133,7 @@ def fit(
     work_dir: Path | None,
     identity: dict[str, Any],
     description: str,
+    is_trained: bool = False,
 ) -> FitResult:
     """Train `recipe.model`, resuming from `work_dir` if it holds a checkpoint of the same run.
 
@@ -137,6 +141,7 @@ def fit(
         work_dir: where checkpoints go; None keeps nothing.
         identity: settings and data the run depends on; a checkpoint of another identity, thread
             count, device or torch version is refused, because it would not resume bitwise.
+        is_trained: whether the weights that the model begins with may turn out to be the best.
 
     Raises:
         TrainingDivergedError: a gradient is not finite.
@@ -155,6 +160,8 @@ def fit(
     if checkpointer and (found := checkpointer.load_latest()):
         best, sums = _restore(recipe, state, *found, identity=identity, device=device)
         logger.info("resuming %s at epoch %d, step %d", description, state.epoch, state.step)
+    elif is_trained:
+        _note_start(recipe, state, best)
 
     def save() -> None:
         if checkpointer:
@@ -183,7 +190,7 @@ def fit(
         save()
     if best:
         recipe.model.load_state_dict(best)
-    return FitResult(state.log, state.best_epoch, state.step)
+    return FitResult(state.log, state.best_epoch, state.step, state.start)
 
 
 def seconds_per_step(
@@ -203,7 +210,7 @@ def seconds_per_step(
 def _is_exhausted(state: _State, config: LoopConfig) -> bool:
     return (
         config.patience is not None
-        and state.best_epoch >= 0
+        and state.best_score > -math.inf
         and state.epoch - 1 - state.best_epoch >= config.patience
     )
 
@@ -260,9 +267,18 @@ def _note(shown: Tracker, state: _State, sums: dict[str, Tensor], config: LoopCo
     if state.step % config.log_every == 0:
         loss = float(sums["loss"] / sums["batches"])
         note = f"epoch {state.epoch + 1}, loss {loss:.3f}"
-        if state.best_epoch >= 0:
+        if state.best_score > -math.inf:
             note += f", best {state.best_score:.4f}"
     shown.advance(1, note=note)
+
+
+def _note_start(recipe: Recipe[B], state: _State, best: dict[str, Tensor]) -> None:
+    recipe.model.eval()
+    state.start = metrics = recipe.end_epoch(-1)
+    state.best_score = metrics["score"]
+    best.update({k: v.detach().clone() for k, v in recipe.model.state_dict().items()})
+    shown = [f"{name} {value:.4f}" for name, value in metrics.items() if name != "score"]
+    logger.info("before the first epoch: %s", ", ".join(shown))
 
 
 def _end_epoch(

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bbqrec.config import Config
 from bbqrec.data import Dataset, Sequences
 from bbqrec.decoding import RankingConfig, make_ranker
 from bbqrec.errors import ConfigError
@@ -56,6 +57,20 @@ class TrainingConfig(LoopConfig):
     validate_every: int = Field(1, ge=1)
 
 
+class UpdateConfig(Config):
+    """How a trained recommender goes on when `bbqrec update` brings new data.
+
+    Args:
+        epochs: at most; the weights that were best on validation are kept, the old ones included.
+        patience: stop after so many epochs without a better validation metric.
+        learning_rate: at its highest.
+    """
+
+    epochs: int = Field(5, ge=1)
+    patience: int = Field(2, ge=1)
+    learning_rate: float = Field(3e-4, gt=0)
+
+
 class Batch(NamedTuple):
     """`one_pass`: a target at every position; `paper`: one target per row.
 
@@ -89,9 +104,17 @@ def fit_recommender(
     device: str = "cpu",
     work_dir: Path | None = None,
     identity: dict[str, Any] | None = None,
+    model: SequenceModel | None = None,
 ) -> FittedRecommender:
-    """Train on `dataset.train`, choose the epoch by NDCG@10 on a fixed validation sample."""
-    recipe = make_recipe(dataset, tables, config, training, ranking, seed=seed, device=device)
+    """Train on `dataset.train`, choose the epoch by NDCG@10 on a fixed validation sample.
+
+    Args:
+        model: a trained one over these tables, to go on from; it is kept as it is unless an epoch
+            is better.
+    """
+    recipe = make_recipe(
+        dataset, tables, config, training, ranking, seed=seed, device=device, model=model
+    )
     result = fit(
         recipe,
         training,
@@ -99,6 +122,7 @@ def fit_recommender(
         work_dir=work_dir,
         identity=identity or {},
         description="training the recommender",
+        is_trained=model is not None,
     )
     return FittedRecommender(recipe.model, result)
 
@@ -112,8 +136,9 @@ def make_recipe(
     *,
     seed: int,
     device: str = "cpu",
+    model: SequenceModel | None = None,
 ) -> "RecommenderRecipe":
-    """A freshly initialized model with all that training it needs."""
+    """A freshly initialized model, or the given one, with all that training it needs."""
     if training.num_negatives is not None and (config.repeat_bias or config.neighbors.enabled):
         raise ConfigError(
             "training.num_negatives compares a target with a few items only, too few to learn what "
@@ -121,9 +146,12 @@ def make_recipe(
             "recommender.neighbors.enabled to false with it"
         )
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    edges = similarity_edges(tables, dataset.train.items, dataset.train.offsets, config, generator)
-    model = build_recommender(config, tables, edges).to(device)
+    if model is None:
+        generator = torch.Generator().manual_seed(seed)
+        train = dataset.train
+        edges = similarity_edges(tables, train.items, train.offsets, config, generator)
+        model = build_recommender(config, tables, edges)
+    model = model.to(device)
     return RecommenderRecipe(model, dataset, tables, config, training, ranking, seed, device)
 
 

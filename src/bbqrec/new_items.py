@@ -15,11 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bbqrec.bundle import RunFolder
-from bbqrec.data import TEXT_SEPARATOR
+from bbqrec.data import TEXT_SEPARATOR, Dataset, PostedItem
 from bbqrec.decoding import RankingConfig, make_ranker
 from bbqrec.errors import FeatureError, RequestError
 from bbqrec.features import Encoder, Features, load_encoder, standardize, standardize_like
 from bbqrec.features.image_files import UnreadableImageError
+from bbqrec.lineage import parent_of
+from bbqrec.ranking import Ranker
 from bbqrec.recommend import Recommender
 from bbqrec.recommender import (
     RecommenderConfig,
@@ -28,7 +30,6 @@ from bbqrec.recommender import (
     with_newcomers,
 )
 from bbqrec.semantic_ids import SemanticIds
-from bbqrec.serving.store import PostedItem
 from bbqrec.storage import read_json, read_tensors
 from bbqrec.tokenizer import Newcomers, NewContent, TokenizerConfig, tokenize_newcomers
 
@@ -96,35 +97,53 @@ class NewItems:
         Raises:
             SemanticIdError: the run's tokenizer has no semantic ID to give.
         """
-        base = self._recommender
         if not posted:
-            return Extended(base, _directions(self._likeness, self._likeness))
+            return Extended(self._recommender, _directions(self._likeness, self._likeness))
         vectors = [item.vectors for item in posted]
         content = {f.modality: _rows(f, vectors) for f in self._features}
+        recommender, newcomers = self.take_in(
+            [item.item_id for item in posted], [item.title for item in posted], content
+        )
+        likeness = torch.cat([self._likeness, newcomers.item_vectors["fused"]])
+        return Extended(recommender, _directions(self._likeness, likeness))
+
+    def take_in(
+        self, item_ids: Sequence[str], titles: Sequence[str], content: dict[str, NewContent]
+    ) -> tuple[Recommender, Newcomers]:
+        """The recommender with new items after the run's own, and what the tokenizer says of them.
+
+        Args:
+            content: modality -> the new items' vectors.
+
+        Raises:
+            SemanticIdError: the run's tokenizer has no semantic ID to give.
+        """
+        base = self._recommender
         codes = base.semantic_ids.codes
-        is_seen = torch.from_numpy(base.dataset.popularity() > 0)
+        catalog, is_seen = self._run.tokenized(base.dataset, self._features)
         newcomers = tokenize_newcomers(
-            self._tokenizer, self._weights, self._features, content, codes, is_seen
+            self._tokenizer, self._weights, catalog, content, codes, is_seen
         )
         ids = SemanticIds(torch.cat([codes, newcomers.codes]), base.semantic_ids.codebook_sizes)
         model = self._model(content, newcomers, ids)
         dataset = replace(
             base.dataset,
-            item_ids=[*base.dataset.item_ids, *(item.item_id for item in posted)],
-            titles=[*base.dataset.titles, *(item.title for item in posted)],
-            is_cold=np.append(base.dataset.is_cold, np.ones(len(posted), bool)),
+            item_ids=[*base.dataset.item_ids, *item_ids],
+            titles=[*base.dataset.titles, *titles],
+            is_cold=np.append(base.dataset.is_cold, np.ones(len(item_ids), bool)),
         )
-        recommender = Recommender(dataset, ids, model, make_ranker(model, ids, self._ranking))
-        fused = newcomers.item_vectors["fused"]
-        likeness = torch.cat([self._likeness, fused])
-        return Extended(recommender, _directions(self._likeness, likeness))
+        ranker = make_ranker(model, ids, self.ranking)
+        available = base.available
+        if available is not None:
+            available = F.pad(available, (0, len(item_ids)), value=True)
+        return Recommender(dataset, ids, model, ranker, available=available), newcomers
 
     def _model(
         self, content: dict[str, NewContent], newcomers: Newcomers, ids: SemanticIds
     ) -> torch.nn.Module:
         """The same weights over longer tables."""
         num_new = len(newcomers.codes)
-        features = {f.modality: f for f in self._features}
+        features = {f.modality: f for f in self._origin}
         state = dict(self._recommender.model.state_dict())
         more: dict[str, Tensor] = {
             "catalog.codes": newcomers.codes,
@@ -148,7 +167,7 @@ class NewItems:
         for name, rows in more.items():
             state[name] = torch.cat([state[name], rows.to(state[name].dtype)])
         for name, neighbors in catalog_from_weights(state)[0].neighbors.items():
-            units = self._units(features[name], content[name]) if name in features else None
+            units = self._units(name, content[name]) if name in features else None
             found = with_newcomers(neighbors, num_new, units)
             state[f"catalog.neighbor_items.{name}"] = found.items
             state[f"catalog.neighbor_buckets.{name}"] = found.buckets
@@ -163,22 +182,22 @@ class NewItems:
         """
         around = features.vectors[features.is_present].double()
         mean = around.mean(0)
-        wanted = table[features.is_present].double()
+        wanted = table[: len(features.vectors)][features.is_present].double()
         weights = torch.linalg.lstsq(around - mean, wanted, driver="gelsd").solution
         rows: Tensor = (new.vectors.double() - mean) @ weights * new.is_present[:, None]
         return rows.float()
 
-    def _units(self, features: Features, new: NewContent) -> Tensor:
+    def _units(self, name: str, new: NewContent) -> Tensor:
         """Directions of all items, by which content makes neighbors."""
+        origin = next(f for f in self._origin if f.modality == name)
+        features = next(f for f in self._features if f.modality == name)
         vectors, is_present = (
             torch.cat(parts)
             for parts in zip((features.vectors, features.is_present), new, strict=True)
         )
-        whole = standardize_like(features, vectors, is_present)
-        return (
-            _directions(whole[: len(features.vectors)][features.is_present], whole)
-            * (is_present[:, None])
-        )
+        whole = standardize_like(origin, vectors, is_present)
+        around = whole[: len(origin.vectors)][origin.is_present]
+        return _directions(around, whole) * is_present[:, None]
 
     def _similarity(
         self, name: str, content: dict[str, NewContent], newcomers: Newcomers
@@ -186,24 +205,30 @@ class NewItems:
         """Directions around the run's own mean, as its catalog's are."""
         source = self._config.similarity.source
         if source == "features":
-            features = next(f for f in self._features if f.modality == name)
+            features = next(f for f in self._origin if f.modality == name)
             vectors, is_present = content[name]
             around = features.vectors[features.is_present]
         elif source == "aligned":
             key = f"aligned.{name}"
-            features = next(f for f in self._features if f.modality == name)
+            features = next(f for f in self._origin if f.modality == name)
             vectors, is_present = newcomers.item_vectors[key], content[name].is_present
-            around = self._item_vectors[key][features.is_present]
+            around = self._item_vectors[key][: len(features.vectors)][features.is_present]
         else:
             vectors = newcomers.item_vectors["quantized"]
             is_present = torch.ones(len(vectors), dtype=torch.bool)
-            around = self._item_vectors["quantized"]
+            around = self._item_vectors["quantized"][: len(self._origin[0].vectors)]
         return _directions(around, vectors) * is_present[:, None]
 
     @cached_property
     def _features(self) -> list[Features]:
         self._run.verify("encode")
         return self._run.features(self._run.dataset())
+
+    @cached_property
+    def _origin(self) -> list[Features]:
+        """Those of the items that the recommender was built for, before any update: whatever is
+        measured from the middle of the catalog is measured from the middle of these."""
+        return self._run.built_for(self._features)
 
     @cached_property
     def _item_vectors(self) -> dict[str, Tensor]:
@@ -232,9 +257,36 @@ class NewItems:
         return RecommenderConfig.parse(read_json(path)["recommender"], source=str(path))
 
     @cached_property
-    def _ranking(self) -> RankingConfig:
+    def ranking(self) -> RankingConfig:
+        """How the run ranks."""
         path = self._run.folder("train") / "model.json"
         return RankingConfig.parse(read_json(path)["ranking"], source=str(path))
+
+
+def ranker_before(run: RunFolder, dataset: Dataset, *, device: str = "cpu") -> Ranker | None:
+    """What the version that a run was updated from answers, had the new items been posted to it.
+
+    None where the run was not updated, or the version before is gone.
+    """
+    parent = parent_of(run)
+    if parent is None:
+        return None
+    recommender = Recommender.load(parent)
+    num_known = recommender.dataset.num_items
+    maker = NewItems(parent, recommender)
+    if num_known < dataset.num_items:
+        content = new_content(run.features(dataset), num_known)
+        new = slice(num_known, None)
+        recommender, _ = maker.take_in(dataset.item_ids[new], dataset.titles[new], content)
+    model = recommender.model.to(device)
+    return make_ranker(model, recommender.semantic_ids, maker.ranking, device=device)
+
+
+def new_content(features: list[Features], num_known: int) -> dict[str, NewContent]:
+    """Modality -> the vectors of all items but the first `num_known`."""
+    return {
+        f.modality: NewContent(f.vectors[num_known:], f.is_present[num_known:]) for f in features
+    }
 
 
 def _rows(features: Features, vectors: Sequence[dict[str, Tensor]]) -> NewContent:
