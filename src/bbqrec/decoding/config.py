@@ -24,7 +24,7 @@ class RankingConfig(Config):
     """What the generative log-probability counts beside the dense one in `both`."""
     new_item_boost: float = Field(0.0, ge=-100, le=100)
     """Added to the dense logit of items without training interactions (`dense`, `both`). At 0 each
-    is shown where it is likely, which is seldom: by 1.5 they reach lists about four times as often."""
+    is shown where it is likely, which is seldom; 1.5 shows them about four times as often."""
     batch_size: int = Field(256, ge=1)
     precision: Precision = "fp32"
     """bf16: matrix products inside the model; "auto" where the machine multiplies bf16 itself."""

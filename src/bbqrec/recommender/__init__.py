@@ -13,14 +13,14 @@ from bbqrec.recommender.dense_parts import DenseParts, dense_parts
 from bbqrec.recommender.dense_score import dense_logits
 from bbqrec.recommender.graphs import Graph, dense_tables, graphs
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
-from bbqrec.recommender.neighbors import BEHAVIOR, count_neighbors, find_neighbors, with_newcomers
+from bbqrec.recommender.neighbors import count_neighbors, find_neighbors, with_newcomers
 from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
 from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.popularity import Popularity, fit_popularity
 from bbqrec.recommender.repeat_bias import AGE_LABELS
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.similarity_edges import similarity_edges
-from bbqrec.recommender.tables import ItemTables, Neighbors, catalog_from_weights
+from bbqrec.recommender.tables import BEHAVIOR, ItemTables, Neighbors, catalog_from_weights
 
 __all__ = [
     "AGE_LABELS",
