@@ -10,9 +10,11 @@ from rich.text import Text
 from bbqrec.explain.explainer import Code, Explanation, LevelStep
 from bbqrec.progress import printable
 
-WIDTH = 14  # of bars, in characters
+WIDTH = 10  # of bars, in characters
 EIGHTHS = " ▏▎▍▌▋▊▉"
 MAX_EVENTS = 12
+TITLES = ("item", "of", "runners-up")
+NUMBERS = ("logit", "attention", "likeness", "neighbor", "counts", "probability", "code")
 
 
 def explanation_table(item_id: str, title: str, explanation: Explanation) -> RenderableType:
@@ -28,7 +30,6 @@ def explanation_table(item_id: str, title: str, explanation: Explanation) -> Ren
 
 def _headline(item_id: str, title: str, explanation: Explanation) -> Text:
     line = Text.assemble((printable(title), "bold"), "  ", (printable(item_id), "dim"), "\n  ")
-    share = math.exp(explanation.score)
     line.append(f"log-probability {explanation.score:.3f}")
     if explanation.rank_by == "both":
         weight = explanation.generative_weight
@@ -38,7 +39,7 @@ def _headline(item_id: str, title: str, explanation: Explanation) -> Text:
         )
         line.stylize("bold", 0, len(printable(title)))
     else:
-        line.append(f", a share of {share:.2%}")
+        line.append(f", a share of {_percent(explanation.score)}")
     if explanation.logit is not None and explanation.log_normalizer is not None:
         line.append(
             f"\n  logit {explanation.logit:.3f} less {explanation.log_normalizer:.3f}, which all "
@@ -65,7 +66,7 @@ def _parts(explanation: Explanation) -> Table:
 
 
 def _history(explanation: Explanation) -> Table:
-    columns = ["", "attention", "likeness", "neighbor", "counts", ""]
+    columns = ["item", "attention", "likeness", "neighbor", "counts", ""]
     has_neighbors = any(part.neighbor for part in explanation.history)
     has_likeness = any(part.similarity_bias for part in explanation.history)
     kept = [True, True, has_likeness, has_neighbors, True, True]
@@ -74,7 +75,7 @@ def _history(explanation: Explanation) -> Table:
     largest = max((abs(part.left_out) for part in explanation.history), default=0.0)
     for part in explanation.history[: -MAX_EVENTS - 1 : -1]:
         cells: list[str | Text] = [
-            Text(printable(part.title)),
+            _line(part.title),
             "-" if part.attention is None else f"{part.attention:.0%}",
             f"{sum(part.similarity_bias.values()):+.2f}" if part.similarity_bias else "-",
             f"{sum(part.neighbor.values()):+.2f}" if part.neighbor else "-",
@@ -90,9 +91,8 @@ def _history(explanation: Explanation) -> Table:
             f"{len(rest)} older ones, each left out alone", *blank, f"{strongest:+.3f}", ""
         )
     table.caption = (
-        "attention: share of the last layer's; likeness: what likeness to the latest item added to "
-        "it;\nneighbor: given to the logit; counts: the score less what it would be without this "
-        "event."
+        "attention: share of the last layer's; likeness: what that to the latest added to it;\n"
+        "neighbor: given to the logit; counts: the score less that without this event."
     )
     table.caption_justify = "left"
     return table
@@ -103,7 +103,7 @@ def _levels(explanation: Explanation) -> Table:
     assert levels is not None
     title = "how its semantic ID would be written"
     if explanation.rank_by == "dense":
-        title += " (a second opinion: this run ranks by the logit)"
+        title += " (does not count here: the logit ranks)"
     table = _table(title, ("level", "code", "of", "probability", "", "runners-up"))
     for number, step in enumerate(levels, start=1):
         table.add_row(
@@ -115,7 +115,7 @@ def _levels(explanation: Explanation) -> Table:
             _runners_up(step),
         )
     total = sum(step.log_probability for step in levels)
-    table.add_row("", "", "all of it", f"{math.exp(total):.2%}", "", "")
+    table.add_row("", "", "all of it", _percent(total), "", "")
     return table
 
 
@@ -124,23 +124,43 @@ def _runners_up(step: LevelStep) -> Text:
         Text.assemble(f"{_share(code)} ", (str(code.code), "dim"), " ", _label(code))
         for code in step.runners_up
     ]
-    return Text("\n").join(lines) if lines else Text("none: no other item begins so", "dim")
+    if not lines:
+        return Text("no other item begins so", "dim")
+    joined = Text("\n").join(lines)
+    joined.no_wrap, joined.overflow = True, "ellipsis"
+    return joined
 
 
 def _label(code: Code) -> Text:
-    return Text(printable(code.label)) if code.label else Text("(nothing in common)", "dim")
+    return _line(code.label) if code.label else Text("(nothing in common)", "dim")
+
+
+def _line(text: str) -> Text:
+    """A stranger's words, on one line."""
+    return Text(printable(text), no_wrap=True, overflow="ellipsis")
 
 
 def _share(code: Code) -> str:
-    return f"{math.exp(code.log_probability):.1%}"
+    return _percent(code.log_probability)
+
+
+def _percent(log_probability: float) -> str:
+    share = math.exp(log_probability)
+    return f"{share:.1%}" if share >= 0.0995 else f"{share:.2%}" if share >= 0.0001 else "< 0.01%"
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")
-    numbers = ("logit", "attention", "likeness", "neighbor", "counts", "probability", "code")
     for name in columns:
-        justify = "right" if name in numbers else "left"
-        table.add_column(name, justify=justify, header_style="dim")  # type: ignore[arg-type]
+        justify = "right" if name in NUMBERS else "left"
+        # Numbers and bars keep their width; where it is narrow, titles end in an ellipsis.
+        table.add_column(
+            name,
+            justify=justify,  # type: ignore[arg-type]
+            header_style="dim",
+            no_wrap=name not in TITLES,
+            overflow="ellipsis",
+        )
     return table
 
 
