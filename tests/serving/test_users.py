@@ -7,6 +7,7 @@ from asking import Open, ids, problem, recommended, take
 from starlette.testclient import TestClient
 
 from bbqrec.recommend import Recommender
+from bbqrec.serving import EventStore, ServeConfig, Service, create_app
 
 
 def test_a_repeated_request_is_stored_once_and_another_one_of_its_key_is_refused(
@@ -44,6 +45,22 @@ def test_histories_are_in_order_of_time_then_of_arrival(client: TestClient) -> N
         "also late",
     ]
     assert [entry["time"] for entry in history] == [0, 10.5, 10.5, 20, 20]
+
+
+def test_a_clock_that_goes_back_changes_no_order(run: Path, events: Path) -> None:
+    times = iter([100.0, 40.0, 40.0, 101.5])
+    service = Service(run, EventStore(str(events)), ServeConfig(), clock=lambda: next(times))
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+        for item_id in ("first", "second", "third", "fourth"):
+            take(client, "u", item_id)
+        take(client, "u", "given", time=100.0)
+
+        history = client.get("/v1/users/u").json()["history"]
+
+    assert [entry["item_id"] for entry in history] == [
+        *("first", "second", "third", "given", "fourth")
+    ]
+    assert [entry["time"] for entry in history] == [100, 100, 100, 100, 101.5]
 
 
 def test_a_deleted_user_is_a_stranger_everywhere_and_may_come_back(

@@ -19,8 +19,10 @@ class ServeConfig(Config):
     max_cached: int = Field(1_000_000, ge=0)
     """Items in remembered answers and the histories they follow, and as many of users' histories:
     about 100 bytes each."""
+    max_connections: int = Field(800, ge=1)
+    """Connections open at once; below the usual limit of 1,024 files per process."""
     receive_s: float = Field(10.0, gt=0)
-    """Within which a request's body must have arrived."""
+    """Within which a request's head, and then its body, must have arrived."""
     answer_s: float = Field(30.0, gt=0)
     """Within which a request is answered, or refused with 504."""
     max_body_bytes: int = Field(2**20, ge=1)

@@ -15,6 +15,7 @@ from bbqrec.bundle import RunFolder
 from bbqrec.errors import BBQRecError, RequestError, StorageError
 from bbqrec.serving.app import create_app
 from bbqrec.serving.config import ServeConfig
+from bbqrec.serving.connections import connections
 from bbqrec.serving.service import Service
 from bbqrec.serving.store import EventStore
 
@@ -49,7 +50,7 @@ def serve(
             "long random word, which requests then send as Authorization: Bearer ..."
         )
     torch.set_num_threads(1)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says at the start, we say
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # the rest we say ourselves
     listener = _listen(host, port)
     try:
         if events is None:
@@ -58,16 +59,7 @@ def serve(
     except BaseException:
         listener.close()
         raise
-    settings = uvicorn.Config(
-        create_app(service),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        timeout_graceful_shutdown=GRACE_S,
-        backlog=1024,
-    )
+    settings = uvicorn_settings(service)
     server = uvicorn.Server(settings)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}"
@@ -88,6 +80,21 @@ def serve(
     tasks: set[asyncio.Task[None]] = set()
     with asyncio.Runner(loop_factory=settings.get_loop_factory()) as runner:
         runner.run(run())
+
+
+def uvicorn_settings(service: Service) -> uvicorn.Config:
+    """How uvicorn serves: it parses and writes, all else is ours."""
+    return uvicorn.Config(
+        create_app(service),
+        http=connections(service.config),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_graceful_shutdown=GRACE_S,
+        backlog=1024,
+    )
 
 
 async def _reload(service: Service) -> None:

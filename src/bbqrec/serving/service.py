@@ -35,8 +35,19 @@ T = TypeVar("T")
 class Service:
     """Everything the routes call. Lives in one event loop; heavy work is done on threads."""
 
-    def __init__(self, run_dir: Path, store: EventStore, config: ServeConfig) -> None:
-        """Load the run and try it; raises BBQRecError when it cannot be served."""
+    def __init__(
+        self,
+        run_dir: Path,
+        store: EventStore,
+        config: ServeConfig,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Load the run and try it; raises BBQRecError when it cannot be served.
+
+        Args:
+            clock: seconds since 1970.
+        """
         self.config = config
         self.metrics = Metrics()
         self._run_dir = run_dir
@@ -49,6 +60,7 @@ class Service:
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._builder_thread = ThreadPoolExecutor(1, "builder")
         self._store_threads = ThreadPoolExecutor(4, "store")
+        self._clock, self._latest = clock, 0.0
         self._changes: set[asyncio.Task[Any]] = set()
         self._is_running = False
 
@@ -100,7 +112,8 @@ class Service:
 
     async def append(self, asked: EventsRequest, key: str | None) -> dict[str, Any]:
         """Store events; they count in every answer that is asked for from then on."""
-        now = time.time()
+        # A clock that is set back must not put what came later before what came earlier.
+        now = self._latest = max(self._latest, self._clock())
         events = [
             Event(e.user_id, e.item_id, now if e.time is None else e.time) for e in asked.events
         ]

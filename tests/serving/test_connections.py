@@ -1,0 +1,191 @@
+"""Slow, silent and endless senders are cut in time while others are served, over real sockets."""
+
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from bbqrec.serving import EventStore, ServeConfig, Service
+from bbqrec.serving.server import uvicorn_settings
+
+HEAD = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
+
+
+@pytest.fixture
+def start(run: Path, events: Path) -> Iterator[Callable[..., int]]:
+    """Starts a server with these settings in a thread; its port."""
+    with ExitStack() as stack:
+
+        def start_server(**config: Any) -> int:
+            service = Service(run, EventStore(str(events)), ServeConfig(**config))
+            server = uvicorn.Server(uvicorn_settings(service))
+            listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+            listener.setblocking(False)
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+
+            def stop() -> None:
+                server.should_exit = True
+                thread.join(20)
+                listener.close()
+                assert not thread.is_alive()
+
+            stack.callback(stop)
+            while not server.started:
+                time.sleep(0.01)
+            port: int = listener.getsockname()[1]
+            return port
+
+        yield start_server
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=20)
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    parts = []
+    try:
+        while part := connection.recv(65536):
+            parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+def refused(answer: bytes) -> dict[str, Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in head
+    assert b"connection: close" in head
+    found: dict[str, Any] = json.loads(body)
+    assert head.startswith(b"HTTP/1.1 %d " % found["status"])
+    assert found["request_id"].encode() in head
+    return found
+
+
+def test_a_hundred_half_open_senders_are_cut_and_the_others_served(
+    start: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bbqrec")
+    port = start(receive_s=1.5)
+    begin = time.monotonic()
+    with ExitStack() as stack:
+        half_open = [stack.enter_context(connect(port)) for _ in range(100)]
+        for number, connection in enumerate(half_open):
+            if number % 4:  # the others say nothing at all
+                connection.sendall(HEAD[: 5 * (number % 4)])
+
+        with httpx.Client(base_url=f"http://localhost:{port}") as client:
+            served = []
+            while time.monotonic() < begin + 1:
+                served.append(client.post("/v1/recommend", json={"histories": [[]], "k": 3}))
+        answers = [everything(connection) for connection in half_open]
+        took_s = time.monotonic() - begin
+
+    assert len(served) > 5
+    assert all(response.status_code == 200 for response in served)
+    assert took_s < 6
+    for number, answer in enumerate(answers):
+        if number % 4:
+            assert refused(answer)["detail"].startswith("the head of the request did not come")
+        else:
+            assert answer == b""
+    assert any("408, the head of the request" in record.getMessage() for record in caplog.records)
+
+
+def test_a_byte_now_and_then_does_not_stop_the_clock_not_even_on_a_used_connection(
+    start: Callable[..., int],
+) -> None:
+    port = start(receive_s=1.0)
+    with connect(port) as connection:
+        connection.sendall(HEAD + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        begin = time.monotonic()
+        answer = b""
+        connection.settimeout(0.1)
+        for byte in HEAD * 10:
+            try:
+                connection.sendall(bytes([byte]))
+                answer = connection.recv(65536)
+                break
+            except TimeoutError:
+                continue
+        took_s = time.monotonic() - begin
+
+    assert refused(answer)["status"] == 408
+    assert 0.8 < took_s < 4
+
+
+def test_a_body_that_drips_is_cut_at_the_deadline(start: Callable[..., int]) -> None:
+    port = start(receive_s=1.0)
+    head = b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    begin = time.monotonic()
+    with connect(port) as connection:
+        connection.sendall(head + b"content-length: 1000\r\n\r\n")
+        connection.settimeout(0.2)
+        answer = b""
+        while not answer and time.monotonic() < begin + 10:
+            try:
+                connection.sendall(b" ")
+                answer = connection.recv(65536)
+            except TimeoutError:
+                continue
+        took_s = time.monotonic() - begin
+
+    assert refused(answer)["detail"] == "the body did not come within 1 s"
+    assert 0.8 < took_s < 4
+
+
+def test_an_endless_head_is_cut_before_it_is_long(start: Callable[..., int]) -> None:
+    port = start(receive_s=20.0)
+    sent = 0
+    with connect(port) as connection:
+        connection.sendall(HEAD)
+        try:
+            while sent < 20_000_000:
+                sent += connection.send(b"x-more: " + b"a" * 4000 + b"\r\n")
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+
+    assert sent < 20_000_000
+
+
+def test_what_is_no_http_is_refused_as_everything_else(start: Callable[..., int]) -> None:
+    port = start()
+    for garbage in (
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"HELLO\r\n\r\n",
+        b"GET /\x00 HTTP/9.9\r\n\r\n",
+    ):
+        with connect(port) as connection:
+            connection.sendall(garbage)
+            assert refused(everything(connection))["detail"] == "this is not an HTTP request"
+
+
+def test_too_many_connections_are_turned_away_and_later_ones_let_in(
+    start: Callable[..., int],
+) -> None:
+    port = start(max_connections=5)
+    with ExitStack() as stack:
+        kept = [stack.enter_context(connect(port)) for _ in range(5)]
+        for connection in kept:
+            connection.sendall(HEAD + b"\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        with connect(port) as one_more:
+            turned_away = refused(everything(one_more))
+    time.sleep(0.2)
+
+    assert turned_away["status"] == 503
+    with connect(port) as connection:
+        connection.sendall(HEAD + b"\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
