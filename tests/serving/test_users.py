@@ -48,7 +48,7 @@ def test_histories_are_in_order_of_time_then_of_arrival(client: TestClient) -> N
 
 
 def test_a_clock_that_goes_back_changes_no_order(run: Path, events: Path) -> None:
-    times = iter([100.0, 40.0, 40.0, 101.5])
+    times = iter([100.0, 40.0, 40.0, 101.5, 102.0])
     service = Service(run, EventStore(str(events)), ServeConfig(), clock=lambda: next(times))
     with TestClient(create_app(service), base_url="http://localhost") as client:
         for item_id in ("first", "second", "third", "fourth"):
