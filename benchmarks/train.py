@@ -27,7 +27,7 @@ MODELS = {
     "exact": workload.EXACT,
     "one pass + decoder": workload.ONE_PASS,
     "fast": workload.FAST,
-    "fast, default": workload.DEFAULT_FAST,
+    "fast, as wide as T5": workload.WIDE_FAST,
 }
 
 

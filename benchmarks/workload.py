@@ -20,10 +20,9 @@ EXACT = RecommenderConfig.paper(similarity=NO_SIMILARITY)
 ONE_PASS = RecommenderConfig(
     **WIDE, dropout=0.1, max_history=20, similarity=NO_SIMILARITY, use_content=False
 )
-FAST = ONE_PASS.model_copy(update={"decoder": "light"})
-DEFAULT_FAST = RecommenderConfig(
-    decoder="light", max_history=20, similarity=NO_SIMILARITY, use_content=False
-)
+LIGHT = {"decoder": "light", "normalize": "level"}
+FAST = RecommenderConfig(**LIGHT, max_history=20, similarity=NO_SIMILARITY, use_content=False)
+WIDE_FAST = ONE_PASS.model_copy(update=LIGHT)
 
 
 def clustered_ids(num_items: int = NUM_ITEMS, seed: int = 0) -> SemanticIds:
@@ -86,7 +85,8 @@ def flops(config: RecommenderConfig, places: int, rows: int) -> float:
     num_tokens = 2 + NUM_LEVELS * CODEBOOK_SIZE
     attention, feed_forward = 8 * width * inner, 4 * width * config.d_ff
     encoder = places * (attention + feed_forward + 4 * places * inner)
-    total = config.num_encoder_layers * encoder + rows * 2 * width * num_tokens
+    scored = CODEBOOK_SIZE if config.normalize == "level" else num_tokens
+    total = config.num_encoder_layers * encoder + rows * 2 * width * scored
     if config.decoder == "light":
         return float(total + rows * feed_forward)
     memory = places * 4 * width * inner

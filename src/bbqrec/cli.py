@@ -25,12 +25,14 @@ from bbqrec.cli_options import (
     Json,
     Out,
     Overrides,
+    PresetOption,
     Quiet,
     RunArgument,
     Seed,
     print_json,
 )
 from bbqrec.errors import ConfigError, CorruptArtifactError
+from bbqrec.presets import Preset, lay_preset
 from bbqrec.terminal import say, session
 
 app = typer.Typer(
@@ -103,6 +105,7 @@ def run(
     config: ConfigArgument = None,
     data: Data = None,
     out: Out = Path("runs/latest"),
+    preset: PresetOption = None,
     overrides: Overrides = None,
     device: Device = "auto",
     seed: Seed = None,
@@ -119,7 +122,7 @@ def run(
     What it would cost: `bbqrec run --data shop.csv --dry-run`
     """
     with session(quiet):
-        _run(out, "report", config, data, overrides, device, seed, dry_run, as_json)
+        _run(out, "report", config, data, overrides, device, seed, dry_run, as_json, preset)
 
 
 @app.command()
@@ -235,10 +238,11 @@ def settings(
         Path | None,
         typer.Argument(metavar="[CONFIG|RUN]", help="TOML settings, or a run folder, for its own."),
     ] = None,
+    preset: PresetOption = None,
 ) -> None:
     """Print every setting with its default (or CONFIG's, or RUN's) value, as TOML to start from.
 
-    For example: `bbqrec settings > my.toml`
+    For example: `bbqrec settings --preset fast > my.toml`
 
     Those of a run: `bbqrec settings runs/shop`
     """
@@ -251,6 +255,8 @@ def settings(
         if config is not None:
             is_run = config.is_dir()
             values = _kept_settings(RunFolder(config).config_path) if is_run else read_toml(config)
+        if preset is not None:
+            values = _with_preset(values, preset, config)
         sys.stdout.write(as_toml(RunConfig.parse(values, source=str(config))) + "\n")
 
 
@@ -264,6 +270,7 @@ def _run(
     seed: int | None,
     dry_run: bool,
     as_json: bool,
+    preset: Preset | None = None,
 ) -> None:
     from bbqrec.bundle import RunFolder
     from bbqrec.config import apply_overrides, read_toml
@@ -277,6 +284,8 @@ def _run(
         values, name = _kept_settings(folder.config_path), str(folder.config_path)
     else:
         values, name = {}, "the settings"
+    if preset is not None:
+        values = _with_preset(values, preset, config_path)
     values = apply_overrides(values, overrides or [])
     name += " with --set" if overrides else ""
     if seed is not None:
@@ -297,6 +306,16 @@ def _run(
         return
     run_stages(folder, config, source=data, device=choose_device(device), until=until)
     _show(out, until, as_json)
+
+
+def _with_preset(values: dict[str, Any], preset: Preset, config: Path | None) -> dict[str, Any]:
+    """A preset is where settings begin: it goes over those of a run, but not over a file's."""
+    if config is not None and config.is_file():
+        raise ConfigError(
+            f"{config} and --preset both say where to begin; leave one out, or make a file of the "
+            f"preset to change with `bbqrec settings --preset {preset} > my.toml`"
+        )
+    return lay_preset(values, preset)
 
 
 def _write_trec(run: Path, folder: Path, device: str) -> None:

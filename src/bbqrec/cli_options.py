@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from bbqrec.presets import Preset
+
 ConfigArgument = Annotated[
     Path | None,
     typer.Argument(
@@ -29,6 +31,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set", "-s", metavar="KEY=VALUE", help="Change a setting (repeatable): training.epochs=5."
+    ),
+]
+PresetOption = Annotated[
+    Preset | None,
+    typer.Option(
+        "--preset",
+        help="Start from one_pass (the default), fast (semantic IDs are written by small networks: "
+        "trains and searches several times faster) or paper (encoder-decoder over codes alone).",
     ),
 ]
 Device = Annotated[

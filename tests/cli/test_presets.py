@@ -1,0 +1,66 @@
+"""A preset is where settings begin."""
+
+import tomllib
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from command_line import invoke, refusal
+
+from bbqrec.benchmark import BenchmarkConfig
+from bbqrec.config import read_toml
+from bbqrec.presets import Preset, lay_preset
+from bbqrec.recommender import RecommenderConfig
+from bbqrec.run_config import RunConfig
+
+BENCHMARK = Path(__file__).parents[2] / "configs" / "bench_amazon.toml"
+
+
+@pytest.mark.parametrize("name", get_args(Preset))
+def test_printed_presets_are_settings_to_start_from(name: Preset) -> None:
+    printed = invoke("settings", "--preset", name).stdout
+
+    settings = RunConfig.parse(tomllib.loads(printed))
+
+    assert settings == RunConfig.parse(lay_preset({}, name))
+    assert settings.recommender.form == ("paper" if name == "paper" else "one_pass")
+    assert settings.ranking.rank_by == ("generative" if name == "paper" else "dense")
+
+
+def test_the_default_is_a_preset() -> None:
+    assert RunConfig.parse(lay_preset({}, "one_pass")) == RunConfig()
+
+
+def test_a_preset_goes_over_the_shape_of_a_run_and_leaves_the_rest() -> None:
+    kept = RunConfig.parse(
+        {
+            "recommender": RecommenderConfig.paper().model_dump(),
+            "ranking": {"rank_by": "generative", "beam_width": 7},
+            "training": {"epochs": 3},
+        }
+    )
+
+    changed = RunConfig.parse(lay_preset(kept.model_dump(mode="json"), "fast"))
+
+    assert changed.recommender == RecommenderConfig(decoder="light", normalize="level")
+    assert (changed.ranking.rank_by, changed.ranking.beam_width) == ("dense", 7)
+    assert changed.training == kept.training
+
+
+def test_a_file_of_settings_and_a_preset_are_refused_together(shop: Path, tmp_path: Path) -> None:
+    for command in (["settings"], ["run", "--data", shop, "--out", tmp_path / "run"]):
+        message = refusal(*command, shop / "tiny.toml", "--preset", "fast")
+
+        assert "both say where to begin" in message
+        assert "bbqrec settings --preset fast > my.toml" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_fast_preset_has_its_row_among_the_results() -> None:
+    benchmark = BenchmarkConfig.parse(read_toml(BENCHMARK))
+    row = next(key for key in benchmark.cells() if key.row == "BBQRec, preset fast")
+
+    shape = benchmark.run_config(row).recommender
+
+    fast = RecommenderConfig(decoder="light", normalize="level")
+    assert shape == fast.model_copy(update={"max_history": 50, "dropout": 0.3})
