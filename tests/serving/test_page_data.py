@@ -123,7 +123,7 @@ def test_a_branch_is_described_level_by_level(client: TestClient) -> None:
     code = root["codes"][0]["code"]
     branch = client.get("/v1/tree", params={"prefix": code}).json()
     items = client.get("/v1/tree/items", params={"prefix": code, "k": 1000}).json()["items"]
-    assert branch["path"][0]["words"] == root["codes"][0]["words"]
+    assert branch["path"][0]["label"] == root["codes"][0]["label"]
     assert branch["size"] == len(items) == root["codes"][0]["size"]
     assert branch["times_taken"] == sum(item["times_taken"] for item in items)
     for item in items:

@@ -1,7 +1,7 @@
 """HTML files to look at: a run with its pictures by code, and the pieces other pages share."""
 
 from bbqrec.report.codes import spread
-from bbqrec.report.facts import coded, item_texts, learned, measured
+from bbqrec.report.facts import coded, learned, measured
 from bbqrec.report.metrics import (
     SETTINGS,
     Headline,
@@ -18,19 +18,16 @@ from bbqrec.report.metrics import (
 from bbqrec.report.page import write_report
 from bbqrec.report.pictures import common_ratio, small_picture
 from bbqrec.report.template import template
-from bbqrec.report.words import TellingWords
 
 __all__ = [
     "SETTINGS",
     "Headline",
     "Panel",
-    "TellingWords",
     "coded",
     "common_ratio",
     "difference_panels",
     "display",
     "headline",
-    "item_texts",
     "learned",
     "measured",
     "ordered",

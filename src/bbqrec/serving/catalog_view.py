@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from bbqrec.errors import BBQRecError, ConflictError, NotFoundError
-from bbqrec.report import TellingWords, coded, item_texts, learned, measured, spread
-from bbqrec.serving.cache import RecentlyUsed
+from bbqrec.errors import ConflictError, NotFoundError
+from bbqrec.report import coded, learned, measured, spread
 from bbqrec.serving.code_tree import Branch, CodeTree
 from bbqrec.serving.thumbnails import Thumbnails
 from bbqrec.serving.title_search import TitleSearch, plain
@@ -20,7 +19,6 @@ STAGES = ("prepare", "encode", "tokenize", "train", "evaluate")
 NUM_EXAMPLES = 8
 NUM_IN_EXAMPLE = 5
 NUM_ON_CARD = 8
-MAX_NAMED = 50_000  # prefixes whose words are remembered
 
 
 class RunView:
@@ -34,7 +32,7 @@ class RunView:
         self.num_items = dataset.num_items - len(version.posted)
         self._dataset = dataset
         self._popularity = version.popularity[: self.num_items]
-        self._named: RecentlyUsed[tuple[int, ...], list[str]] = RecentlyUsed(MAX_NAMED)
+        self.labels = version.explainer_of_run.labels
         self.thumbnails = Thumbnails(self.run.folder("prepare"))
 
     def is_of(self, version: Version) -> bool:
@@ -53,30 +51,6 @@ class RunView:
                 "the run folder holds another version by now than the one that answers here; let "
                 "the server take it over (kill -HUP, or POST /v1/admin/reload)"
             )
-
-    def words(self, prefix: tuple[int, ...], tree: CodeTree) -> list[str]:
-        """The words that tell a branch from all items, without those that a longer one said."""
-        if not prefix:
-            return []
-        found = self._named.get(prefix)
-        if found is None:
-            shorter = (prefix[:end] for end in range(1, len(prefix)))
-            said = [word for start in shorter for word in self.words(start, tree)]
-            items = tree.branch(prefix).items
-            is_member = torch.zeros(self.num_items, dtype=torch.bool)
-            is_member[torch.from_numpy(items[items < self.num_items])] = True
-            found = self._telling.of(is_member, without=said) if is_member.any() else []
-            self._named.put(prefix, found, 1)
-        return found
-
-    @cached_property
-    def _telling(self) -> TellingWords:
-        titles = self._dataset.titles[: self.num_items]
-        try:
-            self.check_is_served()
-            return TellingWords(item_texts(self.run, self.run.dataset()))
-        except BBQRecError:  # another run's texts would name the wrong items
-            return TellingWords(titles)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -133,7 +107,7 @@ class CatalogView:
         ids = self.version.recommender.semantic_ids
         return CodeTree(ids, self.version.popularity, sorted(self._hidden))
 
-    def about(self, *, can_explain: bool) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
         """`CatalogOut`."""
         ids = self.version.recommender.semantic_ids
         return {
@@ -144,7 +118,6 @@ class CatalogView:
             "num_levels": ids.num_levels,
             "has_pictures": self.run.thumbnails.are_there,
             "picture_ratio": self.run.thumbnails.ratio,
-            "can_explain": can_explain,
             "examples": self._examples(),
         }
 
@@ -203,7 +176,7 @@ class CatalogView:
             "size": len(branch.items),
             "times_taken": branch.times_taken,
             "num_colliding": branch.num_colliding,
-            "words": self.run.words(branch.prefix, self.tree),
+            "label": self.run.labels.of(branch.prefix),
             "items": self._cards(spread(torch.from_numpy(branch.items), NUM_ON_CARD)),
         }
 

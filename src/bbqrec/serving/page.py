@@ -125,12 +125,11 @@ class PageData:
 def data_router(data: PageData) -> APIRouter:
     """What the page asks for."""
     router = APIRouter(prefix="/v1", tags=["catalog"])
-    can_explain = "explain" in api.RecommendRequest.model_fields
 
     @router.get("/catalog", response_model=page_api.CatalogOut)
     async def catalog() -> Response:
         """What is served, in a few words, and histories to begin with."""
-        return _json(await data.look(lambda view: view.about(can_explain=can_explain)))
+        return _json(await data.look(CatalogView.about))
 
     @router.get("/search", response_model=page_api.FoundOut)
     async def search(q: page_api.Words = "", k: page_api.Many = 12) -> Response:

@@ -62,13 +62,11 @@ class CatalogOut(Answered):
     has_pictures: bool
     picture_ratio: float
     """Width over height of a frame that suits most pictures."""
-    can_explain: bool
-    """Recommendations can be asked to explain themselves."""
     examples: list[list[Card]]
     """What some users of the run took last, oldest first."""
 
 
-class CodeOut(Answered):
+class BranchCode(Answered):
     """The items that go on with one more code."""
 
     code: int
@@ -77,8 +75,9 @@ class CodeOut(Answered):
     """In the run's training data, all items together."""
     num_colliding: int
     """Items whose whole semantic ID another item has, too."""
-    words: list[str]
-    """Which tell these items from all others; none where chance explains them."""
+    label: str
+    """Words that tell these items from all others, without those that shorter prefixes said; empty
+    where chance explains them."""
     items: list[Card]
     """A few of them."""
 
@@ -88,7 +87,7 @@ class BranchOut(Answered):
 
     model_version: str
     prefix: list[int]
-    path: list[CodeOut]
+    path: list[BranchCode]
     """The codes of the prefix, one by one."""
     num_levels: int
     size: int
@@ -101,7 +100,7 @@ class BranchOut(Answered):
     dead_codes: list[int]
     """Of the next level: no item of the catalog has them, whatever it begins with."""
     num_codes: int
-    codes: list[CodeOut]
+    codes: list[BranchCode]
     """As many of the next codes as were asked for."""
 
 

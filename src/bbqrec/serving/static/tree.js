@@ -45,7 +45,7 @@ class TreeView {
   // --- where we are
   crumbs({ path, prefix }) {
     if (!prefix.length) return null;
-    const steps = [{ code: "All", words: [] }, ...path];
+    const steps = [{ code: "All", label: "" }, ...path];
     return h(
       "nav",
       { class: "crumbs", "aria-label": "Path of codes" },
@@ -62,7 +62,7 @@ class TreeView {
               "a",
               { href: `#/tree/${to}`, "aria-current": isHere ? "location" : null },
               h("span", { class: isHere ? "code new" : "code" }, String(step.code)),
-              step.words.length ? ` ${step.words.slice(0, 2).join(", ")}` : "",
+              step.label && ` ${step.label.split(", ").slice(0, 2).join(", ")}`,
             ),
           );
         }),
@@ -84,10 +84,10 @@ class TreeView {
         ),
       ];
     }
-    const words = path.at(-1).words;
+    const { label } = path.at(-1);
     const everywhere = path[0].times_taken;
     return [
-      h("h1", {}, words.length ? words.join(", ") : "No telling words"),
+      h("h1", {}, label || "No telling words"),
       h(
         "p",
         { class: "lede" },
@@ -202,7 +202,6 @@ class TreeView {
 
   card(branch, code, largest) {
     const prefix = [...branch.prefix, code.code];
-    const words = code.words.join(", ");
     return h(
       "article",
       { class: code.size === 1 ? "branch single" : "branch" },
@@ -215,7 +214,7 @@ class TreeView {
           { href: `#/tree/${prefix.join(".")}`, "data-key": `code ${code.code}` },
           chips(prefix, branch.prefix.length),
           " ",
-          words || h("span", { class: "unnamed", dir: "auto" }, unnamed(code)),
+          code.label || h("span", { class: "unnamed", dir: "auto" }, unnamed(code)),
         ),
       ),
       h(

@@ -266,7 +266,7 @@ class TryView {
         ? h(
             "ol",
             { class: "offers" },
-            items.map((item, place) => this.offer(item, place, largest)),
+            items.map((item, place) => this.offer(item, place, largest, isFallback)),
           )
         : h("p", { class: "note" }, "Nothing is left that could be recommended."),
       items.length === choices.k &&
@@ -278,7 +278,7 @@ class TryView {
     );
   }
 
-  offer(item, place, largest) {
+  offer(item, place, largest, isFallback) {
     const share = Math.exp(item.log_probability - largest);
     const chance = percent(Math.exp(item.log_probability));
     const refuse = () => {
@@ -316,7 +316,7 @@ class TryView {
         "p",
         { class: "acts" },
         button("Not this", `refuse ${place}`, refuse, `Never recommend ${item.title}`),
-        this.catalog.can_explain &&
+        !isFallback &&
           button(
             "Why?",
             `why ${place}`,
