@@ -1,5 +1,6 @@
 """A tiny run that generates, another version of it, and clients of servers in this process."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -8,6 +9,10 @@ from typing import Any
 
 import pytest
 from asking import Open
+from looking import Look, check_none, leave, note
+from needs import chromium
+from on_socket import on_socket
+from playwright.sync_api import Browser, Page, sync_playwright
 from starlette.testclient import TestClient
 from tiny_run import draw_tiny_shop, tiny_config
 
@@ -37,6 +42,15 @@ def other_version(run: Path) -> Path:
     return other
 
 
+@pytest.fixture(scope="session")
+def evaluated(run: Path) -> Path:
+    """The same run, measured."""
+    folder = shutil.copytree(run, run.parent / "evaluated")
+    config = tiny_config(ranking={"rank_by": "generative", "beam_width": 20})
+    run_stages(RunFolder(folder), config, source=None, until="evaluate")
+    return folder
+
+
 @pytest.fixture
 def events(tmp_path: Path) -> Path:
     return tmp_path / "events.sqlite3"
@@ -59,3 +73,45 @@ def opened(run: Path, events: Path) -> Iterator[Open]:
 @pytest.fixture
 def client(opened: Open) -> TestClient:
     return opened()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real browser without a window; its own sandbox wants a user who is not root."""
+    path = str(chromium())
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.getuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site(evaluated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that no test changes the catalog of."""
+    store = EventStore(str(tmp_path_factory.mktemp("site") / "events.sqlite3"))
+    with on_socket(Service(evaluated, store, ServeConfig())) as address:
+        yield address
+
+
+@pytest.fixture
+def look(browser: Browser) -> Iterator[Look]:
+    """Opens pages of which nothing may leave the server or complain; they close with the test."""
+    with ExitStack() as stack:
+
+        def open_page(address: str, *, waits_for: str = "main h1", **context: Any) -> Page:
+            opened = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
+            stack.callback(opened.close)
+            opened.set_default_timeout(15_000)
+            page = opened.new_page()
+            complaints: list[str] = []
+            origin = address.partition("/#")[0]
+            stack.callback(lambda: check_none(complaints))
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("console", lambda message: note(message, complaints))
+            page.on("request", lambda request: leave(request.url, origin, complaints))
+            page.goto(address)
+            page.wait_for_selector(waits_for)
+            return page
+
+        yield open_page

@@ -1,7 +1,5 @@
 """The OpenAPI description is true: what it allows is answered, what it forbids is refused."""
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,14 +8,14 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-import uvicorn
 from asking import Open
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
+from on_socket import on_socket
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS
 
-from bbqrec.serving import EventStore, ServeConfig, Service, create_app
+from bbqrec.serving import EventStore, ServeConfig, Service
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +23,8 @@ def address(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     """A server on a socket, in this process."""
     store = EventStore(str(tmp_path_factory.mktemp("described") / "events.sqlite3"))
     service = Service(run, store, ServeConfig(max_beam=1000, kserve=True))
-    config = uvicorn.Config(create_app(service), port=0, log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with on_socket(service) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

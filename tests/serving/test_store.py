@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from needs import lacking
 
 from bbqrec.errors import ConflictError, RunBusyError, StorageError
 from bbqrec.serving import Event, EventStore, PostedItem
@@ -19,13 +20,13 @@ def postgres() -> Iterator[str]:
     """The URL of a fresh server; it refuses to run as root, so then it runs as its own user."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
-        pytest.skip("PostgreSQL is not installed")
+        lacking("PostgreSQL is not installed (Debian: apt install postgresql)")
     user = None
     if os.getuid() == 0:
         try:
             user = pwd.getpwnam("postgres").pw_name
         except KeyError:
-            pytest.skip("there is no user postgres to run PostgreSQL as")
+            lacking("there is no user postgres to run PostgreSQL as")
     folder = Path(tempfile.mkdtemp(prefix="pg"))
     if user is not None:
         shutil.chown(folder, user)

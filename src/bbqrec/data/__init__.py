@@ -13,7 +13,7 @@ from bbqrec.data.exchange import (
     write_recommendations,
     write_semantic_ids,
 )
-from bbqrec.data.images import has_images, iter_images, read_images
+from bbqrec.data.images import ImageFile, has_images, iter_images, read_images
 from bbqrec.data.lcrec import write_lcrec
 from bbqrec.data.prepare import PrepareConfig, load_weights, prepare
 from bbqrec.data.vectors import read_vectors
@@ -26,6 +26,7 @@ __all__ = [
     "Dataset",
     "Event",
     "Found",
+    "ImageFile",
     "Oracle",
     "PostedItem",
     "PrepareConfig",

@@ -99,7 +99,7 @@ def _group(
     """The items that begin with `prefix`, `number` of them shown."""
     is_member = (ids.codes[:, : len(prefix)] == torch.tensor(prefix)).all(1)
     members = is_member.nonzero().flatten()
-    items = pictures.want(_spread(_sorted(ids, members), number))
+    items = pictures.want(spread(_sorted(ids, members), number))
     return Group(prefix, len(members), words.of(is_member, without=without), items, [], 0)
 
 
@@ -114,7 +114,7 @@ def example_item(ids: SemanticIds, pictures: Pictures) -> list[Step]:
     for length in range(1, ids.num_levels + 1):
         prefix = ids.codes[item, :length]
         members = (ids.codes[:, :length] == prefix).all(1).nonzero().flatten()
-        others = _spread(members[members != item], NUM_COMPANIONS)
+        others = spread(members[members != item], NUM_COMPANIONS)
         items = pictures.want([item, *others])
         steps.append(Step(tuple(prefix.tolist()), len(members), items))
     return steps
@@ -157,7 +157,7 @@ def _sorted(ids: SemanticIds, items: Int[Tensor, " member"]) -> Int[Tensor, " me
     return items
 
 
-def _spread(items: Int[Tensor, " member"], number: int) -> list[int]:
+def spread(items: Int[Tensor, " member"], number: int) -> list[int]:
     """At most `number` of the items, evenly spaced."""
     if len(items) <= number:
         return [int(item) for item in items]

@@ -16,9 +16,14 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 26
 
 
 class Chart(NamedTuple):
-    """One curve over epochs in a WIDTH x HEIGHT drawing; ticks are (coordinate, label)."""
+    """One curve over epochs in a WIDTH x HEIGHT drawing; ticks are (coordinate, label).
+
+    Args:
+        points: what is drawn: (epoch counted from 1, value).
+    """
 
     title: str
+    points: list[tuple[int, float]]
     path: str
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
@@ -73,6 +78,7 @@ def _chart(title: str, points: list[tuple[int, float]], best_epoch: int) -> Char
     best = next((value for epoch, value in points if epoch == best_epoch), values[-1])
     return Chart(
         title,
+        [(epoch + 1, value) for epoch, value in points],
         "M" + "L".join(f"{x(epoch)} {y(value)}" for epoch, value in points),
         [(x(epoch - 1), str(epoch)) for epoch in _epoch_labels(points[-1][0] + 1, stride)],
         [

@@ -19,6 +19,27 @@ MAX_TITLE = 160
 RATIOS = (2 / 3, 4 / 3)  # of width to height: posters stay upright, nothing becomes a strip
 
 
+def small_picture(content: bytes, side: int) -> "Image | None":
+    """The picture in a file of unknown origin, at most `side` pixels a side; None if unreadable."""
+    # Only here: a run without pictures needs no Pillow.
+    from bbqrec.features.image_files import UnreadableImageError, open_image
+
+    try:
+        picture = open_image(content)
+    except UnreadableImageError:
+        return None
+    picture.thumbnail((side, side))
+    return picture
+
+
+def common_ratio(pictures: "list[Image]") -> float:
+    """Width over height of the shape that suits most of the pictures."""
+    if not pictures:
+        return 1.0
+    ratio = np.median([picture.width / picture.height for picture in pictures])
+    return float(np.clip(ratio, *RATIOS))
+
+
 class Pictures:
     """The items a report shows: sections ask for them by `want`, one `load` reads them all.
 
@@ -41,20 +62,13 @@ class Pictures:
 
     def load(self) -> None:
         """Make the thumbnails of all wanted items, cut to one shape; broken files are left out."""
-        # Only here: a run without pictures needs no Pillow.
-        from bbqrec.features.image_files import UnreadableImageError, open_image
-
-        opened: dict[int, Image] = {}
-        for item, content in read_images(self._directory, sorted(self._wanted)).items():
-            try:
-                picture = open_image(content)
-            except UnreadableImageError:
-                continue
-            picture.thumbnail((3 * SIDE, 3 * SIDE))
-            opened[item] = picture
-        if opened:
-            ratio = np.median([picture.width / picture.height for picture in opened.values()])
-            self.ratio = float(np.clip(ratio, *RATIOS))
+        found = read_images(self._directory, sorted(self._wanted))
+        opened = {
+            item: picture
+            for item, content in found.items()
+            if (picture := small_picture(content, 3 * SIDE)) is not None
+        }
+        self.ratio = common_ratio(list(opened.values()))
         self._thumbnails = {item: self._encode(picture) for item, picture in opened.items()}
 
     @property

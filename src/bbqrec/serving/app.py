@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, FastAPI, Header, Path, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -18,6 +17,7 @@ from bbqrec.errors import StorageError
 from bbqrec.serving import api, problems
 from bbqrec.serving.guard import Guard
 from bbqrec.serving.kserve import kserve_router
+from bbqrec.serving.page import PageData, data_router, static_router
 from bbqrec.serving.service import Service
 
 PathId = Annotated[str, Path(min_length=1, max_length=api.MAX_ID_CHARS, pattern=api.ID_PATTERN)]
@@ -31,10 +31,6 @@ Key = Annotated[
         description="The same key and the same events are stored once, however often they come.",
     ),
 ]
-START_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>bbqrec</title>
-<h1>bbqrec</h1><p>This server recommends. <a href="/docs">What it can be asked</a>,
-<a href="/health/ready">whether it is ready</a>, <a href="/metrics">what it counts</a>.</p></html>
-"""
 
 
 class _StrictRequest(Request):
@@ -57,9 +53,11 @@ class _StrictRoute(APIRoute):
 def create_app(service: Service) -> ASGIApp:
     """The application that serves `service`, behind its guard."""
 
+    data = PageData(service)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with service.running():
+        async with service.running(), data.running():
             yield
 
     app = FastAPIOffline(
@@ -73,6 +71,8 @@ def create_app(service: Service) -> ASGIApp:
     problems.install(app)
     app.include_router(_open_router(service))
     app.include_router(_router(service))
+    app.include_router(static_router())
+    app.include_router(data_router(data))
     if service.config.admin_token is not None:
         app.include_router(_admin_router(service))
     if service.config.kserve:
@@ -82,12 +82,8 @@ def create_app(service: Service) -> ASGIApp:
 
 
 def _open_router(service: Service) -> APIRouter:
-    """What watches a server, and the place of its page."""
+    """What watches a server."""
     router = APIRouter(tags=["server"])
-
-    @router.get("/", include_in_schema=False)
-    async def start() -> HTMLResponse:
-        return HTMLResponse(START_PAGE)
 
     @router.get("/health/live", response_model=api.HealthOut)
     async def live() -> Response:

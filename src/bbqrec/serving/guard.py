@@ -19,18 +19,25 @@ from bbqrec.serving.problems import MEDIA_TYPE, problem
 from bbqrec.serving.refusals import RefusalLog
 
 MAX_HEADER_BYTES = 16_384
-OPEN_TO_ALL = ("/health/live", "/health/ready")
-# Nothing from elsewhere is loaded; the page of the description has one script of its own inline.
+# Browsers cannot send a token for a page: the page holds no data, and asks for the token itself.
+OPEN_TO_ALL = ("/health/live", "/health/ready", "/")
+OPEN_FOLDER = "/page/"
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"x-frame-options", b"DENY"),
-    (
-        b"content-security-policy",
-        b"default-src 'self'; script-src 'self' 'unsafe-inline'; "
-        b"style-src 'self' 'unsafe-inline'; img-src 'self' data:",
-    ),
 ]
+# Nothing from elsewhere is loaded, and nothing inline: what strangers wrote can do nothing.
+CONTENT_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# The page of the description comes with a script of its own inline.
+DESCRIPTION = "/docs"
+DESCRIPTION_POLICY = (
+    b"default-src 'self'; script-src 'self' 'unsafe-inline'; "
+    b"style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +78,10 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                is_description = scope["path"] == DESCRIPTION
+                policy = DESCRIPTION_POLICY if is_description else CONTENT_POLICY
                 own = [(b"x-request-id", request_id.encode()), *SECURITY_HEADERS]
+                own.append((b"content-security-policy", policy))
                 message = {**message, "headers": [*message.get("headers", ()), *own]}
             await send(message)
 
@@ -135,7 +145,8 @@ class Guard:
             raise _RefusedError(403, "pages of other sites may not change anything here")
         is_admin = scope["path"].startswith("/v1/admin/")
         token = self._config.admin_token if is_admin else self._config.token
-        if token is not None and scope["path"] not in OPEN_TO_ALL:
+        is_open = scope["path"] in OPEN_TO_ALL or scope["path"].startswith(OPEN_FOLDER)
+        if token is not None and not is_open:
             scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
             is_right = hmac.compare_digest(sent.strip(), token.encode())
             if scheme.lower() != b"bearer" or not is_right:

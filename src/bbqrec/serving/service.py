@@ -134,6 +134,12 @@ class Service:
         """What is known of an item; NotFoundError for unknown and withdrawn ones."""
         return _describe(self.version, item_id)
 
+    async def posted_picture(self, item_id: str) -> bytes | None:
+        """The image file of a posted item that may be shown, where it came with one."""
+        if not _describe(self.version, item_id)["is_new"]:
+            return None
+        return await self._in_store(lambda: self._store.picture(item_id))
+
     async def similar(self, item_id: str, k: int) -> dict[str, Any]:
         """Items that are alike in content and, where the tokenizer learned it, in behavior."""
         version = self.version

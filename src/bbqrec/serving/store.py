@@ -188,6 +188,12 @@ class EventStore:
             for row in db.execute(rows.order_by(ITEMS.c.number)):
                 yield PostedItem(*row)
 
+    def picture(self, item_id: str) -> bytes | None:
+        """The image file that a posted item came with."""
+        with self._transaction() as db:
+            image = sql.select(ITEMS.c.image).where(ITEMS.c.item_id == item_id)
+            return db.execute(image).scalar_one_or_none()
+
     def add_item(self, item: PostedItem) -> None:
         """Keep a posted item; ConflictError when its id is taken."""
         with self._transaction() as db:

@@ -1,0 +1,98 @@
+// The server's API. A server that wants a token is asked again when the user has given it.
+
+import { h } from "./dom.js";
+
+const KEY = "bbqrec token"; // of this tab only, and gone with it
+
+export class Problem extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export const get = (path, parameters = {}, signal = undefined) =>
+  ask(`${path}${query(parameters)}`, { signal });
+
+export const post = (path, body, signal = undefined) =>
+  ask(path, {
+    method: "POST",
+    signal,
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body),
+  });
+
+async function ask(path, options) {
+  const response = await send(path, options);
+  const body = await response.json().catch(() => ({}));
+  if (response.ok) return body;
+  throw new Problem(response.status, body.detail ?? `The server answered ${response.status}.`);
+}
+
+async function send(path, options = {}) {
+  const token = sessionStorage.getItem(KEY);
+  const headers = { ...options.headers, ...(token ? { authorization: `Bearer ${token}` } : {}) };
+  let response;
+  try {
+    response = await fetch(new URL(path, document.baseURI), { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, "The server cannot be reached; is it still running?");
+  }
+  if (response.status !== 401) return response;
+  await askForToken(token);
+  return send(path, options);
+}
+
+let asking = null; // one question, however many requests wait for its answer
+
+function askForToken(refused) {
+  if (sessionStorage.getItem(KEY) !== refused) return Promise.resolve();
+  asking ??= new Promise((resolve) => {
+    const input = h("input", {
+      type: "password",
+      id: "token",
+      autocomplete: "current-password",
+      required: true,
+    });
+    const form = h(
+      "form",
+      { method: "dialog" },
+      h("h2", {}, "This server asks for a token"),
+      h("p", {}, refused ? "That was not the right one." : "Whoever started it knows the token."),
+      h("label", { for: "token" }, "Token"),
+      input,
+      h("button", { class: "primary" }, "Open"),
+    );
+    const dialog = h("dialog", { class: "ask", "aria-label": "Token" }, form);
+    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    dialog.addEventListener("close", () => {
+      sessionStorage.setItem(KEY, input.value.trim());
+      dialog.remove();
+      asking = null;
+      resolve();
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+  return asking;
+}
+
+/** Show an item's picture in `image`; `fail` is called where there is none. */
+export async function showPicture(image, itemId, fail) {
+  const path = `v1/pictures/${encodeURIComponent(itemId)}`;
+  image.addEventListener("error", fail);
+  if (!sessionStorage.getItem(KEY)) {
+    image.src = new URL(path, document.baseURI).href;
+    return;
+  }
+  const response = await send(path).catch(() => null); // an image element sends no token
+  if (!response?.ok) return fail();
+  image.addEventListener("load", () => URL.revokeObjectURL(image.src));
+  image.src = URL.createObjectURL(await response.blob());
+}
+
+function query(parameters) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== "");
+  return given.length ? `?${new URLSearchParams(given)}` : "";
+}
