@@ -221,7 +221,11 @@ def _trained(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
         **{f"validation {name}": best[name] for name in METRICS},
         "seconds": run.manifest("train")["seconds"],
     }
-    return {**model, "log": log}, _pairs("the trained recommender", rows)
+    table = _pairs("the trained recommender", rows)
+    if model["best_epoch"] < len(log) - 1:
+        return {**model, "log": log}, table
+    hint = Text("The last epoch was the best: more of them (training.epochs) may help.")
+    return {**model, "log": log}, Group(table, hint)
 
 
 def _evaluated(run: RunFolder, *, with_shoppers: bool) -> tuple[dict[str, Any], RenderableType]:

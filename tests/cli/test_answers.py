@@ -15,6 +15,7 @@ from rich.console import Console
 import bbqrec
 from bbqrec.bundle import RunFolder
 from bbqrec.cli import app
+from bbqrec.storage import read_json, write_json
 from bbqrec.summary import summarize
 
 
@@ -312,3 +313,20 @@ def test_help_teaches_by_example(command: str) -> None:
     assert result.exit_code == 0
     _, _, text = " ".join(result.stdout.split()).partition("Usage: ")
     assert f" bbqrec {command}" in text
+
+
+@pytest.mark.parametrize("best_epoch", [0, 1])
+def test_whoever_stopped_too_early_is_told(finished: Path, tmp_path: Path, best_epoch: int) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for name, value in (
+        ("model.json", {**read_json(run / "recommender" / "model.json"), "best_epoch": best_epoch}),
+        ("log.json", read_json(run / "recommender" / "log.json")[:1] * 2),
+    ):
+        write_json(run / "recommender" / name, value)
+
+    _, shown = summarize(RunFolder(run), "train")
+
+    with io.StringIO() as page:
+        Console(file=page, width=100).print(shown)
+        assert ("The last epoch was the best" in page.getvalue()) == (best_epoch == 1)
