@@ -57,7 +57,7 @@ VERSIONS = "versions"
 CURRENT_FILE = "current.json"
 OWN_NAMES = {
     *STAGE_FOLDERS.values(),
-    *("checkpoints", "serving", "config.json", "metrics.json", "report.html", ".lock"),
+    *("checkpoints", "serving", "tracking", "config.json", "metrics.json", "report.html", ".lock"),
     *(VERSIONS, CURRENT_FILE),
 }
 

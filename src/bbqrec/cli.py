@@ -29,6 +29,7 @@ from bbqrec.cli_options import (
     Quiet,
     RunArgument,
     Seed,
+    Track,
     print_json,
 )
 from bbqrec.errors import ConfigError, CorruptArtifactError
@@ -110,6 +111,7 @@ def run(
     device: Device = "auto",
     seed: Seed = None,
     dry_run: DryRun = False,
+    track: Track = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -122,7 +124,19 @@ def run(
     What it would cost: `bbqrec run --data shop.csv --dry-run`
     """
     with session(quiet):
-        _run(out, "report", config, data, overrides, device, seed, dry_run, as_json, preset)
+        _run(
+            out,
+            "report",
+            config,
+            data,
+            overrides,
+            device,
+            seed,
+            dry_run,
+            as_json,
+            preset=preset,
+            track=track,
+        )
 
 
 @app.command()
@@ -165,6 +179,7 @@ def tokenize(
     run: RunArgument,
     overrides: Overrides = None,
     device: Device = "auto",
+    track: Track = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -173,7 +188,7 @@ def tokenize(
     For example: `bbqrec tokenize runs/shop --set tokenizer.num_levels=4`
     """
     with session(quiet):
-        _run(run, "tokenize", None, None, overrides, device, None, False, as_json)
+        _run(run, "tokenize", None, None, overrides, device, None, False, as_json, track=track)
 
 
 @app.command()
@@ -181,6 +196,7 @@ def train(
     run: RunArgument,
     overrides: Overrides = None,
     device: Device = "auto",
+    track: Track = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -189,7 +205,7 @@ def train(
     For example: `bbqrec train runs/shop --device cuda --set training.epochs=20`
     """
     with session(quiet):
-        _run(run, "train", None, None, overrides, device, None, False, as_json)
+        _run(run, "train", None, None, overrides, device, None, False, as_json, track=track)
 
 
 @app.command()
@@ -270,12 +286,15 @@ def _run(
     seed: int | None,
     dry_run: bool,
     as_json: bool,
+    *,
     preset: Preset | None = None,
+    track: str = "none",
 ) -> None:
     from bbqrec.bundle import RunFolder
     from bbqrec.config import apply_overrides, read_toml
     from bbqrec.pipeline import choose_device, run_stages
     from bbqrec.run_config import RunConfig
+    from bbqrec.training.tracking import tracked_by
 
     folder = RunFolder(out)
     if config_path is not None:
@@ -304,7 +323,8 @@ def _run(
         values, table = estimate(folder, config, source=data, device=choose_device(device))
         print_json(values) if as_json else Console().print(table)
         return
-    run_stages(folder, config, source=data, device=choose_device(device), until=until)
+    with tracked_by(track, out, config.model_dump(mode="json")):
+        run_stages(folder, config, source=data, device=choose_device(device), until=until)
     _show(out, until, as_json)
 
 

@@ -47,6 +47,14 @@ Device = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Overrides the config's seed.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and the result.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as one JSON document on stdout.")]
+Track = Annotated[
+    str,
+    typer.Option(
+        "--track",
+        help="Where training's curves go beside the report, in RUN/tracking: tensorboard, mlflow, "
+        "wandb (offline), none, or auto (TensorBoard if installed).",
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Estimate time, memory and disk; compute nothing.")
 ]

@@ -111,8 +111,14 @@ def update_run(
         recommender = Recommender.load(parent)
         parent.verify("encode")
         settings = _settings(parent, config)
-        run = RunFolder(root, _next_version(root))
-        found = _grown(run, parent, news, settings, reading)
+        key = _key(parent, news, settings, reading or settings.prepare)
+        last = finished_versions(root)[-1]
+        made = update_of(RunFolder(root, last))
+        if made is not None and made["key"] == key:  # cut short before the very last step
+            use_version(root, last)
+            return Updated(Found(**made["found"]), last)
+        run = RunFolder(root, last + 1)
+        found = _grown(run, parent, news, settings, reading or settings.prepare, key)
         if not found.is_anything:
             shutil.rmtree(run.directory, ignore_errors=True)
             return Updated(found, None)
@@ -174,9 +180,23 @@ def _settings(parent: RunFolder, config: RunConfig | None) -> RunConfig:
     return kept.model_copy(update=changes)
 
 
-def _next_version(root: Path) -> int:
-    """After all finished ones; an unfinished one is gone on with."""
-    return finished_versions(root)[-1] + 1
+def _key(parent: RunFolder, news: News, config: RunConfig, reading: PrepareConfig) -> str:
+    """What the next version is made of.
+
+    What a server collects grows by the minute and is not in it: an update that was cut short goes
+    on with what it had read, and the next one brings the rest.
+    """
+    return fingerprint(
+        parent.model_version(),
+        [
+            None if news.source is None else source_fingerprint(news.source, parent),
+            news.events_place,
+            None if news.withdrawn is None else sorted(news.withdrawn),
+        ],
+        reading,
+        config.prepare,
+        config.update,
+    )
 
 
 def _grown(
@@ -184,19 +204,9 @@ def _grown(
     parent: RunFolder,
     news: News,
     config: RunConfig,
-    reading: PrepareConfig | None,
+    reading: PrepareConfig,
+    key: str,
 ) -> Found:
-    files = None if news.source is None else source_fingerprint(news.source, parent)
-    # What a server collects grows by the minute: an update that was cut short goes on with what
-    # it had read, and the next one brings the rest.
-    key = fingerprint(
-        parent.model_version(),
-        [files, news.events_place],
-        [None] if news.withdrawn is None else sorted(news.withdrawn),
-        reading or config.prepare,
-        config.prepare,
-        config.update,
-    )
     about = update_of(run)
     if about is not None and about["key"] == key:
         found = Found(**about["found"])

@@ -43,7 +43,7 @@ class Found(NamedTuple):
 
     Args:
         interactions, users, items: taken in.
-        known: interactions that were given again.
+        known: interactions that were given again, or that the run's rules for repeats pass over.
         waiting: interactions left out while their user or item has fewer than the run's
             settings ask for; they count when more come.
         withdrawn, restored: items that may not be recommended any more, and that may again.

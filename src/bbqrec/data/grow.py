@@ -72,7 +72,7 @@ def grow(
     old = EventLog.load(directory, dataset)
     rejected = Rejected((reading or config).max_bad_share)
     raw = None if source is None else _read(source, reading or config, rejected)
-    log = known = _without_forgotten(old, collected.forgotten)
+    log = _without_forgotten(old, collected.forgotten)
     num_given = len(collected.events)
     if raw is not None:
         part, _ = read_events(raw, reading or config, rejected)
@@ -81,7 +81,6 @@ def grow(
         log = _joined(log, part)
     if collected.events:
         log = _joined(log, _as_log(collected.events))
-    num_new = len(log) - len(known)
     log, _ = without_repeats(log, config.repeats)
     log, _ = latest(log, config.latest)
     left_out = _left_out(directory)
@@ -91,22 +90,22 @@ def grow(
     size = len(log)
     log = _with_enough(log, dataset, described, config)
     num_waiting = size - len(log)
+    num_new = len(log) - int(_is_in(log, old).sum())
+    lost = {old.user_ids[user] for user in np.unique(old.users[~_is_in(old, log)]).tolist()}
     log = _renumbered(log, dataset, described, collected.forgotten, config.seed)
 
     before = set(dataset.info.get("withdrawn", []))
     now = before if withdrawn is None else set(withdrawn)
     now = (now | collected.withdrawn) - collected.restored
     found = Found(
-        interactions=num_new - num_waiting,
+        interactions=num_new,
         users=len(set(log.user_ids) - set(dataset.user_ids)),
         items=len(log.item_ids) - dataset.num_items,
-        known=num_given - num_new,
+        known=num_given - num_new - num_waiting,
         waiting=num_waiting,
         withdrawn=len(now - before),
         restored=len(before - now),
-        forgotten=sum(hash_user(user) in collected.forgotten for user in dataset.user_ids)
-        if len(known) < len(old)
-        else 0,
+        forgotten=sum(hash_user(user_id) in collected.forgotten for user_id in lost),
     )
     if found.is_anything:
         news = _News(raw, collected, left_out | described, now, found, rejected)
@@ -261,6 +260,19 @@ def _with_enough(
             break
         log = log.take(is_kept)
     return log
+
+
+def _is_in(log: EventLog, other: EventLog) -> NDArray[np.bool_]:
+    """Which events of `log` the other one has too, whose numbers mean the same or go on."""
+    num_items = max(len(log.item_ids), len(other.item_ids))
+    users = np.concatenate([other.users, log.users]).astype(np.int64)
+    pairs = users * num_items + np.concatenate([other.items, log.items])
+    times = np.concatenate([other.times, log.times])
+    order = np.lexsort((times, pairs))  # stable: of two equal ones that of `log` comes second
+    is_second = (np.diff(pairs[order]) == 0) & (np.diff(times[order]) == 0)
+    found = np.zeros(len(log), dtype=bool)
+    found[order[1:][is_second] - len(other)] = True
+    return found
 
 
 def _renumbered(

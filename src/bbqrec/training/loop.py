@@ -30,6 +30,7 @@ from bbqrec.training.checkpoint import (
     restore_optimizer,
     restore_random,
 )
+from bbqrec.training.tracking import curves
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,13 @@ def fit(
 
     epochs = num_epochs(recipe, config)
     total = sum(recipe.num_batches(epoch) for epoch in range(epochs))
-    with _interruption() as is_interrupted, tracker(description, total) as shown:
+    with (
+        _interruption() as is_interrupted,
+        tracker(description, total) as shown,
+        curves(description) as draw,
+    ):
+        for row in state.log:  # of before the resumption
+            draw(row)
         shown.advance(state.step)
         last_save = time.monotonic()
         while state.epoch < epochs and not _is_exhausted(state, config):
@@ -187,6 +194,7 @@ def fit(
                 if is_interrupted():
                     raise KeyboardInterrupt
             _end_epoch(recipe, state, sums, best)
+            draw(state.log[-1])
         save()
     if best:
         recipe.model.load_state_dict(best)
