@@ -342,7 +342,6 @@ def _train(
         about = {
             "best_epoch": fitted.fit.best_epoch + 1,
             "built_for": before.get("built_for", recommender.dataset.num_items),
-            "is_update": True,
         }
         write_model(directory, fitted.model, config, dataset, tables.semantic_ids, about)
         write_json(directory / "log.json", log)

@@ -13,6 +13,7 @@ from needs import lacking
 
 from bbqrec.errors import ConflictError, RunBusyError, StorageError
 from bbqrec.serving import Event, EventStore, PostedItem
+from bbqrec.serving.store import hash_user, read_collected
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +108,28 @@ def test_a_database_that_cannot_be_reached_is_one_sentence() -> None:
         EventStore("postgresql://u:secret@127.0.0.1:1/x")
 
     assert "secret" not in str(refused.value)
+
+
+def test_a_store_is_read_as_a_whole_while_its_server_writes(place: str) -> None:
+    store = EventStore(place)
+    events = [Event("u", "late", 2.5), Event("u", "early", 1.0)]
+    item = PostedItem(f"read {place[:6]}", "Title", None, b"picture")
+    before = read_collected(place)
+    store.append(events)
+    store.add_item(item)
+    for item_id in ("gone", "back"):
+        store.withdraw(item_id)
+    store.restore("back")
+    store.forget("whoever")
+
+    found = read_collected(place)
+    store.append([Event("u", "after", 3.0)])
+    store.close()
+
+    assert found.events[len(before.events) :] == events
+    assert found.items[len(before.items) :] == [item]
+    assert "gone" in found.withdrawn
+    assert "back" not in found.withdrawn
+    assert "back" in found.restored
+    assert hash_user("whoever") in found.forgotten
+    assert len(read_collected(place).events) == len(found.events) + 1

@@ -9,8 +9,9 @@ import orjson
 import torch
 
 from bbqrec.bundle import RunFolder
-from bbqrec.data import Dataset
+from bbqrec.data import Dataset, Found
 from bbqrec.evaluation import Evaluation
+from bbqrec.lineage import update_of
 from bbqrec.recommend import Recommender
 from bbqrec.report.codes import example_item, show_wall
 from bbqrec.report.facts import coded, item_texts, learned, measured
@@ -20,6 +21,7 @@ from bbqrec.report.users import sample_users
 from bbqrec.storage import read_json, write_bytes
 
 STAGES = ("prepare", "encode", "tokenize", "train", "evaluate")
+SHOWN_CHANGES = ("recall@10", "ndcg@10")
 NUM_HERO_CANDIDATES = 56  # twice what is shown: not every item has a picture
 
 
@@ -75,8 +77,31 @@ def _head(
         "environment": metrics["environment"],
         "model": read_json(run.folder("train") / "model.json"),
         "seconds": {stage: run.manifest(stage)["seconds"] for stage in STAGES},
-        "command": command(run.directory, [dataset.item_ids[item] for item in example[-2:]]),
+        "update": _update(run, metrics),
+        "command": command(run.root, [dataset.item_ids[item] for item in example[-2:]]),
         "hero": pictures.want(order[::step][:NUM_HERO_CANDIDATES]),
+    }
+
+
+def _update(run: RunFolder, metrics: dict[str, Any]) -> dict[str, Any] | None:
+    """Where this version comes from, and what it is worth beside the one before."""
+    about = update_of(run)
+    if about is None:
+        return None
+    changes = metrics.get("changes", {}).get("test", {})
+    rows = []
+    for setting, sides in sorted(changes.items()):
+        for name in SHOWN_CHANGES:
+            if name in sides["after"]["metrics"]:
+                means = [sides[side]["metrics"][name]["mean"] for side in ("before", "after")]
+                rows.append((setting, name, *means, sides["after"]["difference"][name]))
+    return {
+        "version": run.version,
+        "parent": about["parent"],
+        "parent_identity": about["parent_identity"],
+        "found": Found(**about["found"]).sentence(),
+        "sources": [place for place in (about["data"], about["events"]) if place],
+        "rows": rows,
     }
 
 
