@@ -89,6 +89,35 @@ def test_beyond_the_queue_requests_are_refused_at_once_and_the_others_answered(
     assert ask(client, "c").status_code == 200
 
 
+def test_when_even_refusing_falls_behind_requests_for_the_model_are_refused_unread(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = opened(max_waiting=2)
+    monkeypatch.setattr("bbqrec.serving.service.MAX_LAG_S", -1.0)  # always late
+    gate = Gate(monkeypatch)
+    batcher = client.service._batcher  # type: ignore[attr-defined]
+    nonsense = {"histories": 5}
+
+    with ThreadPoolExecutor(4) as threads:
+        before = client.post("/v1/recommend", json=nonsense)
+        waiting = [threads.submit(ask, client, "first")]
+        wait_for(lambda: gate.sizes == [1])
+        waiting += [threads.submit(ask, client, name) for name in "ab"]
+        wait_for(lambda: batcher.num_waiting == 2)
+        refused = client.post("/v1/recommend", json=nonsense)
+        healthy = client.get("/health/ready")
+        take(client, "u", "an item")
+        gate.is_open.set()
+        answers = [future.result() for future in waiting]
+
+    problem(before, 422)
+    problem(refused, 503)
+    assert refused.headers["retry-after"] == "1"
+    assert healthy.status_code == 200
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert "bbqrec_event_loop_lag_seconds" in client.get("/metrics").text
+
+
 def test_a_slow_model_is_a_504_and_does_not_exhaust_the_server(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

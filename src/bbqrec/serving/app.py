@@ -78,7 +78,7 @@ def create_app(service: Service) -> ASGIApp:
     if service.config.kserve:
         app.include_router(kserve_router(service, _StrictRoute))
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
-    return Guard(app, service.config, service.metrics)
+    return Guard(app, service.config, service.metrics, lambda: service.is_behind)
 
 
 def _open_router(service: Service) -> APIRouter:

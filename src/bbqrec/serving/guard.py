@@ -9,6 +9,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -54,8 +55,19 @@ class _GoneError(Exception):
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, config: ServeConfig, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: ServeConfig,
+        metrics: Metrics,
+        is_behind: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """
+        Args:
+            is_behind: whether what asks the model should be refused unread.
+        """
         self._app = app
+        self._is_behind = is_behind
         self._config = config
         self._metrics = metrics
         self._num_in_flight = 0
@@ -134,7 +146,8 @@ class Guard:
         """Refuse by the head of the request alone."""
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             raise _RefusedError(431, f"headers may have {MAX_HEADER_BYTES} bytes together")
-        if self._num_in_flight > self._config.max_in_flight:
+        is_for_model = scope["path"] == "/v1/recommend" or scope["path"].endswith("/infer")
+        if self._num_in_flight > self._config.max_in_flight or (is_for_model and self._is_behind()):
             raise _RefusedError(503, "too many requests at once; come back in a second")
         host = headers.get(b"host", b"").decode("latin-1")
         name = re.sub(r":\d+$", "", host).lower()

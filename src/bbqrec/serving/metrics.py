@@ -35,6 +35,11 @@ class Metrics:
         self.waiting = Gauge(
             "bbqrec_waiting_histories", "Histories waiting for the model.", registry=self.registry
         )
+        self.lag = Gauge(
+            "bbqrec_event_loop_lag_seconds",
+            "How late the event loop came to what was due.",
+            registry=self.registry,
+        )
         self.cached = Counter(
             "bbqrec_answers_total",
             "Answers, by whether they were computed or remembered.",

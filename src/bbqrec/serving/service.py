@@ -27,6 +27,10 @@ from bbqrec.serving.metrics import Metrics
 from bbqrec.serving.store import Event, EventStore, PostedItem
 from bbqrec.serving.version import History, Options, Version
 
+WATCH_S = 0.02
+MAX_LAG_S = 0.015
+SHARE_FULL = 0.9
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -61,6 +65,7 @@ class Service:
         self._builder_thread = ThreadPoolExecutor(1, "builder")
         self._store_threads = ThreadPoolExecutor(4, "store")
         self._clock, self._latest = clock, 0.0
+        self._lag_s = 0.0
         self._changes: set[asyncio.Task[Any]] = set()
         self._is_running = False
 
@@ -71,6 +76,7 @@ class Service:
         self._answering = Answering(self._model_thread, self.config, self.metrics)
         self._batcher = self._answering.batcher
         worker = asyncio.create_task(self._batcher.work())
+        watch = asyncio.create_task(self._watch_loop())
         self.metrics.waiting.set_function(lambda: self._batcher.num_waiting)
         self._is_running = True
         try:
@@ -78,9 +84,10 @@ class Service:
         finally:
             self._is_running = False
             await asyncio.gather(*self._changes, return_exceptions=True)
-            worker.cancel()
-            with suppress(asyncio.CancelledError):
-                await worker
+            for task in (worker, watch):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
             for threads in (self._model_thread, self._builder_thread, self._store_threads):
                 threads.shutdown()
             self._store.close()
@@ -92,6 +99,21 @@ class Service:
     @property
     def is_ready(self) -> bool:
         return self._is_running
+
+    @property
+    def is_behind(self) -> bool:
+        """The model's queue is full, and even saying so falls behind: refuse before reading."""
+        is_full = self._batcher.num_waiting >= SHARE_FULL * self.config.max_waiting
+        return is_full and self._lag_s > MAX_LAG_S
+
+    async def _watch_loop(self) -> None:
+        """Measure how late the event loop comes to what is due."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + WATCH_S
+            await asyncio.sleep(WATCH_S)
+            self._lag_s = loop.time() - due
+            self.metrics.lag.set(self._lag_s)
 
     async def recommend(self, asked: RecommendRequest) -> bytes:
         """JSON of `RecommendOut`."""
