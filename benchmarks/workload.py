@@ -18,7 +18,13 @@ NO_SIMILARITY = SimilarityConfig(enabled=False)
 WIDE = {"num_heads": 6, "d_ff": 1024, "num_encoder_layers": 4, "num_decoder_layers": 4}
 EXACT = RecommenderConfig.paper(similarity=NO_SIMILARITY)
 ONE_PASS = RecommenderConfig(
-    **WIDE, dropout=0.1, max_history=20, similarity=NO_SIMILARITY, use_content=False
+    **WIDE,
+    decoder="transformer",
+    normalize="vocabulary",
+    dropout=0.1,
+    max_history=20,
+    similarity=NO_SIMILARITY,
+    use_content=False,
 )
 LIGHT = {"decoder": "light", "normalize": "level"}
 FAST = RecommenderConfig(**LIGHT, max_history=20, similarity=NO_SIMILARITY, use_content=False)

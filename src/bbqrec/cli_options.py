@@ -37,8 +37,8 @@ PresetOption = Annotated[
     Preset | None,
     typer.Option(
         "--preset",
-        help="Start from one_pass (the default), fast (semantic IDs are written by small networks: "
-        "trains and searches several times faster) or paper (encoder-decoder over codes alone).",
+        help="Start from fast (the default: a small network per level writes semantic IDs), "
+        "one_pass (a Transformer decoder writes them) or paper (encoder-decoder over codes alone).",
     ),
 ]
 Device = Annotated[

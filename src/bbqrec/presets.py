@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-Preset = Literal["one_pass", "fast", "paper"]
+Preset = Literal["fast", "one_pass", "paper"]
 
 
 def lay_preset(values: dict[str, Any], name: Preset) -> dict[str, Any]:
@@ -10,8 +10,8 @@ def lay_preset(values: dict[str, Any], name: Preset) -> dict[str, Any]:
     from bbqrec.recommender import RecommenderConfig  # slow to import; the names above are not
 
     shape = {
-        "one_pass": RecommenderConfig(),
-        "fast": RecommenderConfig(decoder="light", normalize="level"),
+        "fast": RecommenderConfig(),
+        "one_pass": RecommenderConfig(decoder="transformer", normalize="vocabulary"),
         "paper": RecommenderConfig.paper(),
     }[name]
     rank_by = "generative" if shape.form == "paper" else "dense"

@@ -116,6 +116,23 @@ def test_a_cell_is_what_the_settings_of_today_would_make(folders: dict[str, Path
     assert not made_with(cell, "popularity", settings)
 
 
+def test_what_writes_codes_matters_only_to_a_model_that_writes_some(
+    folders: dict[str, Path],
+) -> None:
+    _, cell = made_cell(folders, "ID only")
+    key = next(k for k in matrix().cells() if k.row == "ID only")
+    other = "light" if matrix().run_config(key).recommender.decoder != "light" else "transformer"
+    for weight, is_same in ((0.0, True), (0.3, False)):
+        rows = {**TINY, "training": {**TINY["training"], "generative_weight": weight}}
+        settings = matrix(settings=rows).run_config(key)
+        of_then = cell.model_copy(update={"settings": settings.model_dump(mode="json")})
+        recommender = settings.recommender.model_copy(update={"decoder": other})
+        changed = settings.model_copy(update={"recommender": recommender})
+
+        assert made_with(of_then, "model", settings)
+        assert made_with(of_then, "model", changed) == is_same
+
+
 def test_a_merged_cell_is_made_again_when_a_part_changes(folders: dict[str, Path]) -> None:
     key, cell = made_cell(folders, "merged")
     rows = matrix().model_dump(mode="json")["rows"]

@@ -28,7 +28,7 @@ def test_printed_presets_are_settings_to_start_from(name: Preset) -> None:
 
 
 def test_the_default_is_a_preset() -> None:
-    assert RunConfig.parse(lay_preset({}, "one_pass")) == RunConfig()
+    assert RunConfig.parse(lay_preset({}, "fast")) == RunConfig()
 
 
 def test_a_preset_goes_over_the_shape_of_a_run_and_leaves_the_rest() -> None:
@@ -42,7 +42,7 @@ def test_a_preset_goes_over_the_shape_of_a_run_and_leaves_the_rest() -> None:
 
     changed = RunConfig.parse(lay_preset(kept.model_dump(mode="json"), "fast"))
 
-    assert changed.recommender == RecommenderConfig(decoder="light", normalize="level")
+    assert changed.recommender == RecommenderConfig()
     assert (changed.ranking.rank_by, changed.ranking.beam_width) == ("dense", 7)
     assert changed.training == kept.training
 
@@ -56,11 +56,14 @@ def test_a_file_of_settings_and_a_preset_are_refused_together(shop: Path, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_the_fast_preset_has_its_row_among_the_results() -> None:
+@pytest.mark.parametrize(
+    ("row", "preset"), [("BBQRec", "fast"), ("BBQRec, Transformer decoder", "one_pass")]
+)
+def test_presets_have_their_rows_among_the_results(row: str, preset: Preset) -> None:
     benchmark = BenchmarkConfig.parse(read_toml(BENCHMARK))
-    row = next(key for key in benchmark.cells() if key.row == "BBQRec, preset fast")
+    key = next(key for key in benchmark.cells() if key.row == row)
 
-    shape = benchmark.run_config(row).recommender
+    shape = benchmark.run_config(key).recommender
 
-    fast = RecommenderConfig(decoder="light", normalize="level")
-    assert shape == fast.model_copy(update={"max_history": 50, "dropout": 0.3})
+    expected = RunConfig.parse(lay_preset({}, preset)).recommender
+    assert shape == expected.model_copy(update={"max_history": 50, "dropout": 0.3})

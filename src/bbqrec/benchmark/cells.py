@@ -151,7 +151,8 @@ def made_with(cell: Cell, kind: str, config: RunConfig) -> bool:
     default = RunConfig()
     if isinstance(config, MergedRunConfig):
         default = MergedRunConfig(parts={name: RunConfig() for name in config.parts})
-    return _agrees(cell.settings, relevant_settings(kind, config), relevant_settings(kind, default))
+    stored = _read_by_model(cell.settings) if kind == "model" else cell.settings
+    return _agrees(stored, relevant_settings(kind, config), relevant_settings(kind, default))
 
 
 def relevant_settings(kind: str, config: RunConfig) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def relevant_settings(kind: str, config: RunConfig) -> dict[str, Any]:
     settings: dict[str, Any] = config.model_dump(mode="json")
     if kind == "model":
         settings.pop("compare")  # further rankings of a run's own report
-        return settings
+        return _read_by_model(settings)
     names = ["seed", "prepare", "evaluation", *(["encode"] if kind == "content_knn" else [])]
     kept = {name: settings[name] for name in names}
     if isinstance(config, MergedRunConfig):
@@ -167,6 +168,16 @@ def relevant_settings(kind: str, config: RunConfig) -> dict[str, Any]:
             name: relevant_settings("model", part) for name, part in config.parts.items()
         }
     return kept
+
+
+def _read_by_model(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` without those of the decoder where nothing ever writes codes."""
+    ranks_by, weight = settings["ranking"]["rank_by"], settings["training"]["generative_weight"]
+    if ranks_by != "dense" or weight > 0:
+        return settings
+    unread = {"decoder", "num_decoder_layers", "normalize"}
+    kept = {k: v for k, v in settings["recommender"].items() if k not in unread}
+    return {**settings, "recommender": kept}
 
 
 def _agrees(stored: Any, current: Any, default: Any) -> bool:

@@ -64,7 +64,8 @@ class RecommenderConfig(Config):
             "paper" is the encoder-decoder over code tokens, one prefix per example.
         max_history: how many of the latest items are read.
         normalize: scores compete over the whole "vocabulary", as in T5, or over the "level".
-        decoder: what writes the codes in `one_pass`: a "transformer" or a "light" network.
+        decoder: what writes the codes in `one_pass`: a "light" network per level, or a
+            "transformer" that looks at the history again.
         use_id, use_content, use_codes: which parts an item's vector is the sum of (`one_pass`).
         content_dim: main directions of each modality that item vectors read; None: one for every
             32 items, since content of as many dimensions as items is learned by heart.
@@ -91,8 +92,8 @@ class RecommenderConfig(Config):
     num_position_buckets: int = Field(32, ge=4, multiple_of=4)
     max_distance: int = Field(128, ge=8)
     max_history: int = Field(50, ge=1)
-    normalize: Literal["vocabulary", "level"] = "vocabulary"
-    decoder: Literal["transformer", "light"] = "transformer"
+    normalize: Literal["vocabulary", "level"] = "level"
+    decoder: Literal["transformer", "light"] = "light"
     use_id: bool = True
     use_content: bool = True
     use_codes: bool = True
@@ -111,6 +112,8 @@ class RecommenderConfig(Config):
         """The TIGER-sized encoder-decoder: 4.59 M weights over four levels of 256 codes."""
         sizes: dict[str, Any] = {
             "form": "paper",
+            "decoder": "transformer",
+            "normalize": "vocabulary",
             "num_heads": 6,
             "d_ff": 1024,
             "num_encoder_layers": 4,
