@@ -24,11 +24,20 @@ HISTORIES = torch.tensor(
 LENGTHS = torch.tensor([5, 2, 4, 0])
 RAGGED = Histories(HISTORIES[HISTORIES >= 0], torch.tensor([0, 5, 7, 11, 11]))
 NARROW = {"d_model": 16, "num_heads": 2, "head_dim": 8, "d_ff": 24}
-ONE_PASS = RecommenderConfig(**NARROW, num_encoder_layers=2, num_decoder_layers=2)
+DEFAULT = RecommenderConfig(**NARROW, num_encoder_layers=2)
+ONE_PASS = DEFAULT.model_copy(
+    update={"decoder": "transformer", "normalize": "vocabulary", "num_decoder_layers": 2}
+)
 LEVEL = ONE_PASS.model_copy(update={"normalize": "level"})
 LIGHT = ONE_PASS.model_copy(update={"decoder": "light"})
 PAPER = RecommenderConfig.paper(**NARROW)
-FORMS = {"one_pass": ONE_PASS, "level": LEVEL, "light": LIGHT, "paper": PAPER}
+FORMS = {
+    "default": DEFAULT,
+    "one_pass": ONE_PASS,
+    "level": LEVEL,
+    "light": LIGHT,
+    "paper": PAPER,
+}
 
 
 def random_tables(seed: int = 0) -> ItemTables:
