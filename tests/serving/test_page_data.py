@@ -174,6 +174,15 @@ def test_withdrawn_items_are_nowhere_and_posted_ones_are_everywhere(client: Test
     assert "NEW-1" in [item["item_id"] for item in items]
 
 
+def test_nobody_who_is_forgotten_is_an_example(client: TestClient) -> None:
+    before = client.get("/v1/catalog").json()["examples"]
+    for user_id in client.service.version.recommender.dataset.user_ids:  # type: ignore[attr-defined]
+        assert client.delete(f"/v1/users/{user_id}").status_code == 204
+
+    assert len(before) == 8
+    assert client.get("/v1/catalog").json()["examples"] == []
+
+
 def test_a_posted_picture_is_shown(client: TestClient) -> None:
     own = client.get("/v1/search").json()["items"][0]["item_id"]
     picture = client.get(f"/v1/pictures/{own}").content
