@@ -98,6 +98,8 @@ class PageData:
         return view
 
     async def about(self) -> dict[str, Any]:
+        run = self.view.run
+        self._searcher.submit(lambda: run.search)  # whoever opens the page will search next
         return await self.look(lambda view: view.about(self._service.history_in_run))
 
     async def find(self, query: str, k: int) -> dict[str, Any]:
