@@ -7,7 +7,7 @@ SEED ?= 0
 OUT ?= runs/demo
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check fix install bench bench-quick clean
+.PHONY: demo test check docs fix install bench bench-quick clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bbqrec demo --out $(OUT) --seed $(SEED)
@@ -16,14 +16,18 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples docs/hooks.py
+	$(BIN)/ruff check src tests benchmarks examples docs/hooks.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 fix: $(VENV)/.installed-dev
-	$(BIN)/ruff check --fix src tests benchmarks examples
-	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples docs/hooks.py
+	$(BIN)/ruff format src tests benchmarks examples docs/hooks.py
+
+# Into site/, to be read from disk or put on any server; a broken link or reference is an error.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 install: $(VENV)/.installed-dev
 

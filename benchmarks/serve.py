@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ def start(run: Path, events: Path) -> tuple[subprocess.Popen[str], int, float]:
     for line in process.stderr:
         if found := re.search(r"answers at http://127\.0\.0\.1:(\d+)", line):
             port = int(found[1])
+            # Else its log would fill the pipe, and the server wait for somebody to read it.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
             asyncio.run(load(port, [request({"histories": [[]]})], 1, 0.0001))
             return process, port, time.perf_counter() - begin
     raise SystemExit("the server did not start")

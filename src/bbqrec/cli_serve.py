@@ -58,7 +58,7 @@ def serve(
 ) -> None:
     """Answer recommendation requests over HTTP until stopped with Ctrl-C.
 
-    Start: `bbqrec serve runs/shop`, then open http://127.0.0.1:8000/docs
+    Start: `bbqrec serve runs/shop`, then open http://127.0.0.1:8000
 
     Ask: `curl localhost:8000/v1/recommend -H 'content-type: application/json' -d
     '{"histories": [["A17", "B42"]], "k": 5}'`

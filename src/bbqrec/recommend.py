@@ -56,8 +56,9 @@ class Recommendation(NamedTuple):
 class Recommender:
     """Everything needed to recommend, loaded once and checked.
 
-    >>> recommender = Recommender.from_pretrained("runs/demo")
-    >>> recommender.recommend([["MUG-0042", "LAMP-0007"]], k=10)
+    Examples:
+        >>> recommender = Recommender.from_pretrained("runs/demo")
+        >>> recommender.recommend([["MUG-0042", "LAMP-0007"]], k=10)
     """
 
     def __init__(

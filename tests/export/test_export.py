@@ -26,6 +26,8 @@ from bbqrec.storage import sha256_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
+pytestmark = pytest.mark.timeout(900)  # an export takes 15 s alone, on shared cores many times that
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:

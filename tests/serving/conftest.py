@@ -51,6 +51,16 @@ def evaluated(run: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def wordy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without pictures that ranks by the dense score."""
+    folder = tmp_path_factory.mktemp("wordy")
+    shop = draw_tiny_shop(folder / "shop")
+    (shop / "images.parquet").unlink()
+    run_stages(RunFolder(folder / "run"), tiny_config(), source=shop, until="train")
+    return folder / "run"
+
+
 @pytest.fixture
 def events(tmp_path: Path) -> Path:
     return tmp_path / "events.sqlite3"

@@ -51,6 +51,7 @@ def test_words_of_languages_without_spaces_are_found_inside() -> None:
 
     assert search.find("花瓶", 9) == [0]
     assert search.find("の", 9) == [1, 0]
+    assert search.find("陶器 花", 9) == [0]
     assert search.find("猫", 9) == []
     assert TitleSearch([], [], np.array([], dtype=np.int64)).find("x", 3) == []
 
@@ -63,18 +64,14 @@ def test_a_search_among_a_hundred_thousand_items_is_quick() -> None:
     ids = [f"B{i:09}" for i in range(100_000)]
     search = TitleSearch([" ".join(row) for row in rows], ids, generator.integers(0, 99, 100_000))
     queries = ["a", "e b", words[7], f"{words[7][:3]} {words[9][:2]}", "b00001", "zz qq", "", "#"]
+    queries += ["qzx", words[3][2:4] + "q", "0001", " ".join(words[: 3 * MAX_WORDS]), "00 01 02"]
 
     def seconds(query: str) -> float:
-        start = time.perf_counter()
+        start = time.thread_time()  # not of whatever else this machine does
         search.find(query, 12)
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
-    # The best of a few: this machine may be doing other things.
-    slowest = max(min(seconds(query) for _ in range(5)) for query in queries)
-
-    assert slowest < 0.01 * 3
-    longest = " ".join(words[: 3 * MAX_WORDS])
-    assert min(seconds(longest) for _ in range(5)) < 0.01 * 3
+    assert max(min(seconds(query) for _ in range(3)) for query in queries) < 0.01
 
 
 @pytest.mark.parametrize(("num_items", "codebook_size"), [(60, 3), (200, 4), (1, 2)])
@@ -172,6 +169,15 @@ def test_withdrawn_items_are_nowhere_and_posted_ones_are_everywhere(client: Test
     codes = ".".join(map(str, posted["semantic_id"]))
     items = client.get("/v1/tree/items", params={"prefix": codes}).json()["items"]
     assert "NEW-1" in [item["item_id"] for item in items]
+
+
+def test_nobody_who_is_forgotten_is_an_example(client: TestClient) -> None:
+    before = client.get("/v1/catalog").json()["examples"]
+    for user_id in client.service.version.recommender.dataset.user_ids:  # type: ignore[attr-defined]
+        assert client.delete(f"/v1/users/{user_id}").status_code == 204
+
+    assert len(before) == 8
+    assert client.get("/v1/catalog").json()["examples"] == []
 
 
 def test_a_posted_picture_is_shown(client: TestClient) -> None:

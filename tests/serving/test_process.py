@@ -2,11 +2,14 @@
 
 import os
 import re
+import shlex
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -69,6 +72,60 @@ def test_a_kill_loses_no_acknowledged_event_and_doubles_none(
     assert len(items) <= kept + 1  # one may have been stored before its answer was sent
     assert is_whole == ("ok",)
     assert events.stat().st_mode & 0o077 == 0
+
+
+def test_a_killed_server_under_a_supervisor_costs_only_the_requests_it_was_answering(
+    run: Path, events: Path
+) -> None:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    def start() -> subprocess.Popen[bytes]:
+        """As systemd does: the socket is descriptor 3."""
+        words = [sys.executable, "-m", "bbqrec", "serve", str(run), "--events", str(events), "-q"]
+        command = "exec 3<&$FD; export LISTEN_PID=$$; exec " + shlex.join(words)
+        number = listener.fileno()
+        environment = {**ENVIRONMENT, "LISTEN_FDS": "1", "FD": str(number)}
+        return subprocess.Popen(["bash", "-c", command], pass_fds=[number], env=environment)
+
+    results: list[int] = []
+    is_over = threading.Event()
+
+    def ask_on() -> None:
+        with httpx.Client(base_url=address, timeout=120) as client:
+            while not is_over.is_set():
+                try:
+                    results.append(client.get("/v1/users/u").status_code)
+                except httpx.TransportError:
+                    results.append(0)
+
+    process = start()
+    httpx.post(
+        f"{address}/v1/events", json={"events": [{"user_id": "u", "item_id": "a"}]}, timeout=120
+    ).raise_for_status()
+    clients = [threading.Thread(target=ask_on) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    while len(results) < 50:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    process = start()
+    answered = httpx.get(f"{address}/health/ready", timeout=120)
+    before = len(results)
+    while len(results) < before + 50:
+        time.sleep(0.01)
+    is_over.set()
+    for thread in clients:
+        thread.join()
+    process.terminate()
+    exit_code = process.wait(60)
+    listener.close()
+
+    assert answered.json()["status"] == "ready"
+    assert results.count(0) <= len(clients)
+    assert set(results) <= {0, 200}
+    assert exit_code in (0, -signal.SIGTERM)
 
 
 def refusal(*arguments: str | Path, **environment: str) -> str:

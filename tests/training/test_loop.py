@@ -63,9 +63,18 @@ class Regression:
         return {"score": self.scores[epoch]} if self.scores else {}
 
 
-def run(recipe: Regression, work_dir: Path | None, **settings: Any) -> FitResult:
-    config = LoopConfig(epochs=4, warmup_steps=3, log_every=2, **settings)
-    return fit(recipe, config, device=CPU, work_dir=work_dir, identity={"a": 1}, description="test")
+def run(
+    recipe: Regression, work_dir: Path | None, *, is_trained: bool = False, **settings: Any
+) -> FitResult:
+    return fit(
+        recipe,
+        LoopConfig(epochs=4, warmup_steps=3, log_every=2, **settings),
+        device=CPU,
+        work_dir=work_dir,
+        identity={"a": 1},
+        description="test",
+        is_trained=is_trained,
+    )
 
 
 @pytest.mark.parametrize("fail_at", [1, 6, 7, 8, 20, 28])
@@ -121,6 +130,28 @@ def test_the_best_epoch_is_kept_and_patience_stops(tmp_path: Path) -> None:
     every_epoch = Regression(scores=[0, 1, 2, 3])
     run(every_epoch, None)
     assert not torch.equal(every_epoch.model[0].weight, recipe.model[0].weight)
+
+
+@pytest.mark.parametrize(("last", "best"), [(9.0, -1), (2.5, 1), (0.0, 1)])
+def test_weights_to_go_on_from_are_kept_unless_an_epoch_is_better(
+    tmp_path: Path, last: float, best: int
+) -> None:
+    """The score before the first epoch is that of epoch -1."""
+    scores = [1.0, 3.0, 2.0, 0.0, last]
+    before = Regression().model.state_dict()
+    straight = Regression(scores=scores)
+    expected = run(straight, None, is_trained=True, patience=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(Regression(scores=scores, fail_at=10), tmp_path, is_trained=True, patience=2)
+    resumed = Regression(scores=scores)
+
+    assert run(resumed, tmp_path, is_trained=True, patience=2) == expected
+    assert (expected.best_epoch, expected.start) == (best, {"score": last})
+    assert len(expected.log) == (2 if best < 0 else 4)
+    is_kept = all(torch.equal(x, before[name]) for name, x in straight.model.state_dict().items())
+    assert is_kept == (best < 0)
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

@@ -97,8 +97,9 @@ class Explanation:
 class Explainer:
     """Explains what a `Recommender` answers.
 
-    >>> explainer = Explainer.of_run(RunFolder(Path("runs/demo")), recommender)
-    >>> explainer.explain(["MUG-0042", "LAMP-0007"], ["LAMP-0012"])
+    Examples:
+        >>> explainer = Explainer.of_run(RunFolder(Path("runs/demo")), recommender)
+        >>> explainer.explain(["MUG-0042", "LAMP-0007"], ["LAMP-0012"])
     """
 
     def __init__(self, recommender: Recommender, labels: CodeLabels, *, writes_codes: bool) -> None:

@@ -1,6 +1,6 @@
 """What the page shows of a run: items by name and by semantic ID, pictures, facts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -107,8 +107,12 @@ class CatalogView:
         ids = self.version.recommender.semantic_ids
         return CodeTree(ids, self.version.popularity, sorted(self._hidden))
 
-    def about(self) -> dict[str, Any]:
-        """`CatalogOut`."""
+    def about(self, history_of: Callable[[Version, str], list[str]]) -> dict[str, Any]:
+        """`CatalogOut`.
+
+        Args:
+            history_of: what may be shown of a user of the run.
+        """
         ids = self.version.recommender.semantic_ids
         return {
             "model_version": self.version.name,
@@ -118,7 +122,7 @@ class CatalogView:
             "num_levels": ids.num_levels,
             "has_pictures": self.run.thumbnails.are_there,
             "picture_ratio": self.run.thumbnails.ratio,
-            "examples": self._examples(),
+            "examples": self._examples(history_of),
         }
 
     def find(self, query: str, k: int) -> dict[str, Any]:
@@ -190,14 +194,16 @@ class CatalogView:
             cards.append({"item_id": item_id, "title": title, "has_picture": has_picture})
         return cards
 
-    def _examples(self) -> list[list[dict[str, Any]]]:
+    def _examples(
+        self, history_of: Callable[[Version, str], list[str]]
+    ) -> list[list[dict[str, Any]]]:
         """The latest items of users evenly spaced over all: histories to begin with."""
         users = self._dataset.user_ids
         step = max(1, len(users) // NUM_EXAMPLES)
         known = self.version.recommender.item_of_id
         found = []
         for user_id in users[::step][:NUM_EXAMPLES]:
-            items = [known[item_id] for item_id in self.version.base_history(user_id) or ()]
+            items = [known[item_id] for item_id in history_of(self.version, user_id)]
             shown = [item for item in items if item not in self._hidden][-NUM_IN_EXAMPLE:]
             if shown:
                 found.append(self._cards(shown))

@@ -60,7 +60,7 @@ class UserHistories:
                 self._reads.pop(user_id, None)
             raise
         for user_id, posted in zip(missing, events, strict=True):
-            base = self._base(version, user_id)
+            base = self.in_run(version, user_id)
             found[user_id] = history = (*base, *(event.item_id for event in posted))
             # Another write since then may not be in it, and another read may be newer.
             if self._reads.get(user_id) is token:
@@ -73,7 +73,7 @@ class UserHistories:
         """The user's history with times; NotFoundError for somebody of whom nothing is known."""
         events = (await self._in_store(lambda: self._store.events_of([user_id])))[0]
         history: list[dict[str, Any]] = [
-            {"item_id": item_id, "time": None} for item_id in self._base(version, user_id)
+            {"item_id": item_id, "time": None} for item_id in self.in_run(version, user_id)
         ]
         history += [{"item_id": event.item_id, "time": event.time} for event in events]
         if not history:
@@ -96,7 +96,8 @@ class UserHistories:
             self._forgotten.add(hash_user(user_id))
             self._changed(user_id)
 
-    def _base(self, version: Version, user_id: str) -> list[str]:
+    def in_run(self, version: Version, user_id: str) -> list[str]:
+        """What the run knows of a user and may still be used, oldest first."""
         if self._forgotten and hash_user(user_id) in self._forgotten:
             return []
         return version.base_history(user_id) or []

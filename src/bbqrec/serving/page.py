@@ -97,6 +97,11 @@ class PageData:
             view = self._view = CatalogView(run, version)
         return view
 
+    async def about(self) -> dict[str, Any]:
+        run = self.view.run
+        self._searcher.submit(lambda: run.search)  # whoever opens the page will search next
+        return await self.look(lambda view: view.about(self._service.history_in_run))
+
     async def find(self, query: str, k: int) -> dict[str, Any]:
         view = self.view
         return await _on(self._searcher, lambda: view.find(query, k))
@@ -129,7 +134,7 @@ def data_router(data: PageData) -> APIRouter:
     @router.get("/catalog", response_model=page_api.CatalogOut)
     async def catalog() -> Response:
         """What is served, in a few words, and histories to begin with."""
-        return _json(await data.look(CatalogView.about))
+        return _json(await data.about())
 
     @router.get("/search", response_model=page_api.FoundOut)
     async def search(q: page_api.Words = "", k: page_api.Many = 12) -> Response:

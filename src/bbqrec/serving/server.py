@@ -21,6 +21,7 @@ from bbqrec.serving.store import EventStore
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 GRACE_S = 10
+FIRST_HANDED_DOWN = 3  # the descriptor, after those of input, output and errors
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +38,16 @@ def serve(
     """Answer requests until SIGINT or SIGTERM; SIGHUP reads the run folder again.
 
     Args:
-        port: 0 takes any free one.
+        host, port: 0 takes any free port; neither counts where a supervisor hands a socket down.
         events: an SQLite file or a postgresql:// URL; None keeps them in the run folder.
 
     Raises:
         RequestError: open to other machines without a token.
         StorageError: the address or the event store cannot be used.
     """
+    handed = _handed_down()
+    if handed is not None:
+        host = str(handed.getsockname()[0])
     if host not in LOOPBACK and config.token is None:
         raise RequestError(
             f"--host {host} lets other machines in, so a token is needed: set BBQREC_TOKEN to a "
@@ -51,7 +55,7 @@ def serve(
         )
     torch.set_num_threads(1)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # the rest we say ourselves
-    listener = _listen(host, port)
+    listener = handed if handed is not None else _listen(host, port)
     try:
         if events is None:
             events = str(run_dir / "serving" / "events.sqlite3")
@@ -114,6 +118,21 @@ def _load(run_dir: Path, events: str, config: ServeConfig) -> Service:
     except BaseException:
         store.close()
         raise
+
+
+def _handed_down() -> socket.socket | None:
+    """The socket that systemd, or another supervisor, opened for this process (sd_listen_fds).
+
+    It outlives the process: who asks while a killed server is started again waits, and is answered.
+    """
+    is_ours = os.environ.get("LISTEN_PID") == str(os.getpid())
+    if not is_ours or os.environ.get("LISTEN_FDS") != "1":
+        return None
+    listener = socket.socket(fileno=FIRST_HANDED_DOWN)
+    if listener.family not in (socket.AF_INET, socket.AF_INET6):
+        raise StorageError("the socket that was handed down is not one of TCP; use ListenStream=")
+    listener.setblocking(False)
+    return listener
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -156,6 +156,10 @@ class Service:
         """What is known of an item; NotFoundError for unknown and withdrawn ones."""
         return _describe(self.version, item_id)
 
+    def history_in_run(self, version: Version, user_id: str) -> list[str]:
+        """What a version's run knows of a user who is not forgotten, oldest first."""
+        return self._histories.in_run(version, user_id)
+
     async def posted_picture(self, item_id: str) -> bytes | None:
         """The image file of a posted item that may be shown, where it came with one."""
         if not _describe(self.version, item_id)["is_new"]:

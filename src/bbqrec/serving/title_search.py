@@ -2,14 +2,15 @@
 
 import re
 import unicodedata
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 MAX_WORDS = 8
-MAX_WITHIN = 2000  # places looked at where no word begins as asked
+MAX_WITHIN = 200  # words looked at where none begins as asked
 
 _WORD = re.compile(r"\w+")
 _LAST = "\U0010ffff"  # sorts after whatever a word goes on with
@@ -18,8 +19,8 @@ _LAST = "\U0010ffff"  # sorts after whatever a word goes on with
 class TitleSearch:
     """Finds items all of whose words are asked for, the most popular first.
 
-    Words are compared by their beginnings, without case and accents. What begins no word is looked
-    for inside the titles, as in languages that do not part their words.
+    Words are compared by their beginnings, without case and accents. Where nothing is found so,
+    what is asked for may lie inside words, as in languages that do not part them.
 
     Args:
         titles: in item order.
@@ -34,8 +35,6 @@ class TitleSearch:
         texts = [
             plain(f"{title} {item_id}") for title, item_id in zip(titles, item_ids, strict=True)
         ]
-        self._text = "\n".join(texts)
-        self._starts = np.cumsum([0, *(len(text) + 1 for text in texts)])
         items_of: dict[str, list[int]] = {}
         for item, text in enumerate(texts):
             for word in dict.fromkeys(_WORD.findall(text)):
@@ -43,10 +42,12 @@ class TitleSearch:
         # All postings in one array by word: those of words that begin alike are a slice of it.
         self._words = sorted(items_of)
         counts = [len(items_of[word]) for word in self._words]
-        self._offsets = np.cumsum([0, *counts])
+        self._offsets = [0, *accumulate(counts)]
         self._postings = np.fromiter(
             (item for word in self._words for item in items_of[word]), np.int64, sum(counts)
         )
+        self._vocabulary = "\n".join(self._words)
+        self._starts = [0, *accumulate(len(word) + 1 for word in self._words)]
         self._by_popularity = np.argsort(-popularity, kind="stable")
 
     def find(self, query: str, k: int) -> list[int]:
@@ -64,7 +65,7 @@ class TitleSearch:
         found = [] if (own := self._item_of_id.get(query.strip())) is None else [own]
         found += self._first(is_whole, k)
         found += self._first(begins & ~is_whole, k)
-        return list(dict.fromkeys(found))[:k] or self._within(" ".join(words), k)
+        return list(dict.fromkeys(found))[:k] or self._within(words, k)
 
     def _any_of(self, first: int, last: int) -> NDArray[np.bool_]:
         """Which items have any of the words from `first` to before `last`."""
@@ -75,18 +76,24 @@ class TitleSearch:
     def _first(self, is_found: NDArray[np.bool_], k: int) -> list[int]:
         return [int(i) for i in self._by_popularity[is_found[self._by_popularity]][:k]]
 
-    def _within(self, part: str, k: int) -> list[int]:
-        is_found = np.zeros(self._num_items, bool)
-        place = -1
-        for _ in range(MAX_WITHIN):
-            place = self._text.find(part, place + 1)
-            if place < 0:
-                break
-            is_found[np.searchsorted(self._starts, place, side="right") - 1] = True
+    def _within(self, parts: Sequence[str], k: int) -> list[int]:
+        is_found = np.ones(self._num_items, bool)
+        for part in parts:
+            words: list[int] = []
+            place = self._vocabulary.find(part)
+            while place >= 0 and len(words) < MAX_WITHIN:
+                words.append(bisect_right(self._starts, place) - 1)
+                place = self._vocabulary.find(part, self._starts[words[-1] + 1])
+            has_part = np.zeros(self._num_items, bool)
+            for word in words:
+                has_part[self._postings[self._offsets[word] : self._offsets[word + 1]]] = True
+            is_found &= has_part
         return self._first(is_found, k)
 
 
 def plain(text: str) -> str:
     """Without case and accents, on one line."""
+    if text.isascii():  # ten times as fast
+        return text.lower().replace("\n", " ")
     parts = unicodedata.normalize("NFKD", text.casefold())
     return "".join(" " if c == "\n" else c for c in parts if not unicodedata.combining(c))

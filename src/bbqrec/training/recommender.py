@@ -68,7 +68,7 @@ class UpdateConfig(Config):
 
     epochs: int = Field(5, ge=1)
     patience: int = Field(2, ge=1)
-    learning_rate: float = Field(3e-4, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
 
 
 class Batch(NamedTuple):

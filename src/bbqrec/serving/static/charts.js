@@ -158,21 +158,24 @@ export function heatTable({ caption, corner, columns, rows, decimals }) {
   );
 }
 
-/** One bar per entry, from a common middle to the right (more) or left (less). */
+/** One bar per entry, from a common zero to the right (more) or left (less). */
 export function sumBars(entries, label) {
-  const largest = Math.max(...entries.map(([, value]) => Math.abs(value)), 1e-9);
+  const values = entries.map(([, value]) => value);
+  const [low, high] = [Math.min(...values, 0), Math.max(...values, 1e-9)];
+  const share = (value) => (100 * value) / (high - low);
+  const zero = share(-low);
   return h(
     "dl",
-    { class: "sums", "aria-label": label },
+    { class: "sums", "aria-label": label, style: { "--zero": `${zero}%` } },
     entries.map(([name, value]) => {
-      const width = `${(50 * Math.abs(value)) / largest}%`;
-      const side = value < 0 ? { right: "50%" } : { left: "50%" };
+      const width = `${share(Math.abs(value))}%`;
+      const left = `${value < 0 ? zero - share(-value) : zero}%`;
       return [
         h("dt", {}, name),
         h(
           "dd",
           { class: "track", "aria-hidden": "true" },
-          h("i", { class: value < 0 ? "less" : null, style: { width, ...side } }),
+          h("i", { class: value < 0 ? "less" : null, style: { width, left } }),
         ),
         h("dd", {}, signed(value)),
       ];

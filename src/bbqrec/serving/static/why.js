@@ -6,10 +6,10 @@ import { h, percent, signed } from "./dom.js";
 import { picture } from "./tile.js";
 
 const PARTS = {
-  own: "what it learned of this item",
+  own: "this item alone",
   codes: "its codes",
-  neighbors: "near neighbors in the history",
-  repeat: "had before",
+  neighbors: "likeness to the history",
+  repeat: "taken before",
 };
 const MAX_EXPLAINED = 10; // of one answer
 
@@ -64,17 +64,15 @@ function draw(explanation, item) {
     ),
     explanation.parts && parts(explanation.parts),
     explanation.history.length > 0 && read(explanation),
-    explanation.levels && levels(explanation.levels),
+    explanation.levels && levels(explanation),
   ].filter(Boolean);
 }
 
 function parts(found) {
   const entries = Object.entries(found).flatMap(([name, value]) =>
-    value !== null && typeof value === "object"
+    typeof value === "object"
       ? Object.entries(value).map(([kind, amount]) => [`its ${kind}`, amount])
-      : value === null
-        ? []
-        : [[PARTS[name] ?? name, value]],
+      : [[PARTS[name], value]],
   );
   const sum = entries.reduce((total, [, value]) => total + value, 0);
   return h(
@@ -86,8 +84,8 @@ function parts(found) {
   );
 }
 
-function read({ history }) {
-  const most = Math.max(...history.map((item) => item.attention), 1e-9);
+function read({ history, attention_elsewhere: elsewhere }) {
+  const most = Math.max(...history.map((item) => item.attention ?? 0), 1e-9);
   return h(
     "section",
     {},
@@ -95,7 +93,9 @@ function read({ history }) {
     h(
       "p",
       { class: "quiet" },
-      "Oldest first: the share of attention each item got, and how many times as probable it makes this recommendation as if it were left out.",
+      "Oldest first: the share of attention that each item got, and how many times as probable it " +
+        "makes this recommendation as if it were left out" +
+        (elsewhere >= 0.005 ? `. ${percent(elsewhere)} of attention went to no item.` : "."),
     ),
     h(
       "ol",
@@ -106,16 +106,9 @@ function read({ history }) {
           {},
           picture(item),
           h("p", { class: "name", dir: "auto", title: item.title }, item.title),
-          h(
-            "p",
-            { class: "chance" },
-            h(
-              "span",
-              { class: "meter", "aria-hidden": "true" },
-              h("i", { style: { width: `${(100 * item.attention) / most}%` } }),
-            ),
-            h("span", {}, `${percent(item.attention)} `, h("span", { class: "hidden" }, "of attention")),
-          ),
+          item.attention === null
+            ? h("p", { class: "chance" }, "beyond attention")
+            : attention(item.attention, most),
           leftOut(item.left_out),
           details(item),
         ),
@@ -124,8 +117,19 @@ function read({ history }) {
   );
 }
 
+const attention = (share, most) =>
+  h(
+    "p",
+    { class: "chance" },
+    h(
+      "span",
+      { class: "meter", "aria-hidden": "true" },
+      h("i", { style: { width: `${(100 * share) / most}%` } }),
+    ),
+    h("span", {}, percent(share), h("span", { class: "hidden" }, " of attention")),
+  );
+
 function leftOut(value) {
-  if (value === null || value === undefined) return null;
   const factor = Math.exp(value);
   const words = factor >= 10 ? factor.toFixed(0) : factor.toFixed(2);
   const side = value > 0.005 ? "more" : value < -0.005 ? "less" : "";
@@ -134,23 +138,28 @@ function leftOut(value) {
 
 function details(item) {
   const lines = [
-    ...Object.entries(item.neighbor ?? {}).map(([kind, value]) => [`neighbor by ${kind}`, value]),
-    ...Object.entries(item.similarity_bias ?? {}).map(([kind, value]) => [`attention by ${kind}`, value]),
-  ].filter(([, value]) => Math.abs(value) >= 0.005);
-  if (!lines.length) return null;
-  return h(
-    "ul",
-    { class: "because" },
-    lines.map(([name, value]) => h("li", {}, `${name} ${signed(value)}`)),
-  );
+    ["added as a near neighbor", item.neighbor],
+    ["drew attention by likeness", item.similarity_bias],
+  ].map(([words, amounts]) => {
+    const told = Object.entries(amounts).filter(([, value]) => Math.abs(value) >= 0.005);
+    const parts = told.map(([kind, value]) => `${kind.replaceAll("_", " ")} ${signed(value)}`);
+    return parts.length > 0 && h("li", {}, `${words}: ${parts.join(", ")}`);
+  });
+  return lines.some(Boolean) && h("ul", { class: "because" }, lines);
 }
 
-function levels(found) {
+function levels({ levels: found, rank_by: rankBy }) {
   return h(
     "section",
     {},
     h("h3", {}, "How its codes were chosen"),
-    h("p", { class: "quiet" }, "Coarse to fine: the code of this item at each level, and the runners-up."),
+    h(
+      "p",
+      { class: "quiet" },
+      "Coarse to fine: how probable the model finds each code of this item when it writes them one " +
+        "by one, and the runners-up.",
+      rankBy === "dense" && " This run ranks by the score above; codes are what it also learned to write.",
+    ),
     h(
       "ol",
       { class: "ladder" },

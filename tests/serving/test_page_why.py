@@ -1,0 +1,120 @@
+"""An explanation in a real browser, and runs without pictures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from looking import Look, get, names, offers, settled
+from on_socket import on_socket
+from playwright.sync_api import Page, expect
+
+from bbqrec.serving import EventStore, ServeConfig, Service
+
+AUDIT = (Path(__file__).parent / "audit.js").read_text()
+
+
+@pytest.fixture(scope="module")
+def wordy_site(wordy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    store = EventStore(str(tmp_path_factory.mktemp("wordy-site") / "events.sqlite3"))
+    with on_socket(Service(wordy, store, ServeConfig())) as address:
+        yield address
+
+
+def explained(address: str, place: int) -> dict[str, Any]:
+    """What the API says of one recommendation after the first example."""
+    history = [item["item_id"] for item in get(address, "/v1/catalog")["examples"][0]]
+    body = {"histories": [history], "k": place + 1, "explain": True}
+    answer = httpx.post(f"{address}/v1/recommend", json=body).json()["answers"][0]
+    found: dict[str, Any] = answer["items"][place]["explanation"]
+    return found
+
+
+def ask_why(page: Page, place: int) -> None:
+    page.locator(".examples button").first.click()
+    settled(page)
+    page.get_by_role("button", name="Why ").nth(place).click()
+    page.wait_for_selector(".why h3")
+
+
+def number(text: str) -> float:
+    return float(text.replace("−", "-").removesuffix(" %"))
+
+
+def test_a_score_is_shown_in_parts_that_add_up(wordy_site: str, look: Look) -> None:
+    expected = explained(wordy_site, 1)
+    page = look(wordy_site)
+    ask_why(page, 1)
+
+    texts = names(page.locator(".sums dd:not(.track)"))
+    shown = dict(zip(names(page.locator(".sums dt")), map(number, texts), strict=True))
+    assert shown["its text"] == pytest.approx(expected["parts"]["content"]["text"], abs=0.006)
+    assert shown["its codes"] == pytest.approx(expected["parts"]["codes"], abs=0.006)
+    assert sum(shown.values()) == pytest.approx(expected["logit"], abs=0.05)
+    assert page.locator(".read > li").count() == len(expected["history"])
+    effects = [number(text.removeprefix("× ")) for text in names(page.locator(".effect"))]
+    for factor, event in zip(effects, expected["history"], strict=True):
+        assert factor == pytest.approx(2.718281828 ** event["left_out"], rel=0.06, abs=0.006)
+    assert page.evaluate(AUDIT) == []
+
+
+def test_codes_are_shown_level_by_level_with_runners_up(site: str, look: Look) -> None:
+    expected = explained(site, 0)
+    page = look(site, color_scheme="dark", viewport={"width": 320, "height": 700})
+    ask_why(page, 0)
+
+    ladder = page.locator(".ladder > li")
+    assert expected["parts"] is None
+    assert page.locator(".sums").count() == 0
+    for shown, level in zip(ladder.all(), expected["levels"], strict=True):
+        codes = [level["code"], *(runner["code"] for runner in level["runners_up"])]
+        assert names(shown.locator(".code")) == [str(code) for code in codes]
+        chance = number(shown.locator(".chosen .number").inner_text()) / 100
+        assert chance == pytest.approx(2.718281828 ** level["log_probability"], rel=0.06)
+    assert page.evaluate("() => document.querySelector('dialog').scrollWidth") <= 320
+
+
+def test_the_explanation_closes_by_key_and_gives_the_focus_back(site: str, look: Look) -> None:
+    page = look(site)
+    ask_why(page, 2)
+    assert page.evaluate("document.querySelector('dialog').contains(document.activeElement)")
+
+    page.keyboard.press("Escape")
+
+    expect(page.locator("dialog")).to_have_count(0)
+    assert page.evaluate("document.activeElement.dataset.key") == "why 2"
+
+
+def test_what_stands_further_down_is_explained_too(site: str, look: Look) -> None:
+    page = look(site)
+    ask_why(page, 11)
+
+    expect(page.locator(".explained h2")).to_have_text(offers(page)[11])
+    assert page.locator(".ladder > li").count() == 3
+
+
+def test_what_is_popular_has_no_reasons(site: str, look: Look) -> None:
+    page = look(site)
+
+    assert len(offers(page)) == 12
+    assert page.get_by_role("button", name="Why ").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_without_pictures_titles_are_shown(scheme: str, wordy_site: str, look: Look) -> None:
+    page = look(wordy_site, color_scheme=scheme)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    titles = offers(page)
+
+    assert names(page.locator(".offer .card")) == titles
+    assert page.evaluate(AUDIT) == []
+    page.locator(".examples button").first.click()
+    settled(page)
+    assert page.evaluate(AUDIT) == []
+    page.goto(f"{wordy_site}/#/tree")
+    page.wait_for_selector(".branch")
+    assert page.evaluate(AUDIT) == []
+    assert page.locator("main img").count() == 0
+    assert not any("/v1/pictures" in url for url in asked)
