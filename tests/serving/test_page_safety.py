@@ -157,3 +157,25 @@ def test_pictures_are_small_and_of_the_item(site: str, evaluated: Path, events: 
     again = {"if-none-match": answer.headers["etag"]}
     assert httpx.get(f"{site}/v1/pictures/{item['item_id']}", headers=again).status_code == 304
     assert httpx.get(f"{site}/v1/pictures/nothing").status_code == 404
+
+
+def test_half_an_answer_is_none(site: str, look: Look) -> None:
+    """Taken back while its body arrives, or cut off: not mistaken for an empty answer."""
+    page = look(site)
+    settled(page)
+
+    ended = page.evaluate(
+        """async () => {
+          const address = document.querySelector("script[type=module]").src;
+          const { get } = await import(new URL("api.js", address));
+          const fetched = window.fetch;
+          window.fetch = async () => new Response('{"items": [');
+          const ending = (signal) => get("v1/search", {}, signal).then(() => "an answer", (e) => e);
+          const taken = await ending(AbortSignal.abort());
+          const cut = await ending(new AbortController().signal);
+          window.fetch = fetched;
+          return [taken.name, cut.message];
+        }"""
+    )
+
+    assert ended == ["AbortError", "The server's answer broke off; ask again."]

@@ -2,6 +2,7 @@
 
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -102,9 +103,14 @@ def test_curves_are_the_log(tmp_path: Path, kind: str, is_interrupted: bool) -> 
                 run(Regression(scores=SCORES, fail_at=16), tmp_path / "work")
         result = run(Regression(scores=SCORES), tmp_path / "work")
 
-    found = READ[kind](tmp_path / "run" / "tracking")
-
     expected = as_logged(result)
+    deadline = time.monotonic() + 20
+    # W&B's service is a process of its own and may still be writing.
+    while time.monotonic() < deadline:
+        found = READ[kind](tmp_path / "run" / "tracking")
+        if sum(map(len, found.values())) == sum(map(len, expected.values())):
+            break
+        time.sleep(0.1)
     assert found.keys() == expected.keys()
     for name, points in expected.items():
         assert [step for step, _ in found[name]] == [step for step, _ in points]

@@ -24,7 +24,14 @@ export const post = (path, body, signal = undefined) =>
 
 async function ask(path, options) {
   const response = await send(path, options);
-  const body = await response.json().catch(() => ({}));
+  let body = {};
+  try {
+    body = await response.json();
+  } catch {
+    // Taken back, or cut off, while it arrived: half an answer is none.
+    options.signal?.throwIfAborted();
+    if (response.ok) throw new Problem(0, "The server's answer broke off; ask again.");
+  }
   if (response.ok) return body;
   throw new Problem(response.status, body.detail ?? `The server answered ${response.status}.`);
 }
