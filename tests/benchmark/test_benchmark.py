@@ -18,6 +18,7 @@ from bbqrec.evaluation import Evaluation, evaluate
 from bbqrec.recommend import Recommender
 from bbqrec.run_config import RunConfig
 from bbqrec.storage import read_json, write_json
+from bbqrec.training.recommender import UpdateConfig
 
 
 def tiger_on(modality: str) -> dict[str, Any]:
@@ -125,14 +126,14 @@ def test_what_writes_codes_matters_only_to_a_model_that_writes_some(
     for weight, is_same in ((0.0, True), (0.3, False)):
         training = row.training.model_copy(update={"generative_weight": weight})
         settings = row.model_copy(update={"training": training})
-        of_then = cell.model_copy(
-            update={"settings": settings.model_dump(mode="json", exclude={"compare"})}
-        )
+        of_then = cell.model_copy(update={"settings": settings.model_dump(mode="json")})
         recommender = settings.recommender.model_copy(update={"decoder": other})
         changed = settings.model_copy(update={"recommender": recommender})
 
         assert made_with(of_then, "model", settings)
         assert made_with(of_then, "model", changed) == is_same
+        updated = settings.model_copy(update={"update": UpdateConfig(epochs=77)})
+        assert made_with(of_then, "model", updated)
 
 
 def test_a_merged_cell_is_made_again_when_a_part_changes(folders: dict[str, Path]) -> None:

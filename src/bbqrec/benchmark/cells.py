@@ -159,7 +159,6 @@ def relevant_settings(kind: str, config: RunConfig) -> dict[str, Any]:
     """The settings that a row of this kind depends on; a merged one on all of its parts'."""
     settings: dict[str, Any] = config.model_dump(mode="json")
     if kind == "model":
-        settings.pop("compare")  # further rankings of a run's own report
         return _read_by_model(settings)
     names = ["seed", "prepare", "evaluation", *(["encode"] if kind == "content_knn" else [])]
     kept = {name: settings[name] for name in names}
@@ -171,13 +170,17 @@ def relevant_settings(kind: str, config: RunConfig) -> dict[str, Any]:
 
 
 def _read_by_model(settings: dict[str, Any]) -> dict[str, Any]:
-    """`settings` without those of the decoder where nothing ever writes codes."""
+    """`settings` without those that say nothing about a row's model.
+
+    Those are of a run's own report and its updates, and of the decoder where nothing writes codes.
+    """
+    read = {k: v for k, v in settings.items() if k not in ("compare", "update")}
     ranks_by, weight = settings["ranking"]["rank_by"], settings["training"]["generative_weight"]
     if ranks_by != "dense" or weight > 0:
-        return settings
+        return read
     unread = {"decoder", "num_decoder_layers", "normalize"}
     kept = {k: v for k, v in settings["recommender"].items() if k not in unread}
-    return {**settings, "recommender": kept}
+    return {**read, "recommender": kept}
 
 
 def _agrees(stored: Any, current: Any, default: Any) -> bool:
