@@ -128,4 +128,6 @@ def main(folder: Path, history: list[str], k: int = 5) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python 5_onnx_without_bbqrec.py EXPORT_FOLDER ITEM_ID,ITEM_ID,...")
     main(Path(sys.argv[1]), sys.argv[2].split(","))

@@ -39,9 +39,14 @@ def source_to_prepare(run: RunFolder, config: PrepareConfig, source: Path | None
     files = source_fingerprint(source, run)
     # The same files elsewhere, moved or reached by another path, are the same source.
     if held is not None and held.files != files and held.path != source.resolve():
+        remedy = (
+            f", or delete {run.directory} first"
+            if update_of(run) is None
+            else (f"; what is new in it comes in by `bbqrec update {run.root} --data {source}`")
+        )
         raise StorageError(
-            f"{run.directory} holds a run on {held.path}, which {source} would replace; give "
-            f"another folder as --out, or delete {run.directory} first"
+            f"{run.root} holds a run on {held.path}, which {source} would replace; give "
+            f"another folder as --out{remedy}"
         )
     if run.is_current("prepare", fingerprint(files, config)):
         return None

@@ -77,7 +77,7 @@ def update_summary(
 def _command(label: str, words: str) -> Text:
     # Not wrapped: it is to be copied.
     return Text(
-        f"{label + ':':<8}{printable(words)}", style="bold", no_wrap=True, overflow="ignore"
+        f"{label + ': ':<8}{printable(words)}", style="bold", no_wrap=True, overflow="ignore"
     )
 
 

@@ -85,6 +85,13 @@ def test_a_newcomer_of_one_modality_lies_beside_the_item_it_is(modality: str, sh
     cosines = new @ torch.nn.functional.normalize(fused - mean, dim=-1).T
     rank = (cosines > cosines.diagonal()[:, None]).sum(1).double()
     assert rank.median() <= 0.15 * len(fused)  # by chance half of them are nearer
+    # Its ID begins as that of an item that looks alike through this modality, most often its own.
+    codes = run.semantic_ids().codes
+    can_tell = is_seen & content[modality].is_present
+    begins_alike = (found.codes[:, :-1] == codes[:, :-1]).all(1)[can_tell]
+    assert begins_alike.double().mean() > 0.5
+    prefixes = {tuple(row) for row in codes[is_seen][:, :-1].tolist()}
+    assert all(tuple(row) in prefixes for row in found.codes[can_tell][:, :-1].tolist())
 
 
 def test_ids_that_were_brought_along_leave_nothing_to_give() -> None:

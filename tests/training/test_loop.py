@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from bbqrec.errors import ConfigError, TrainingDivergedError
-from bbqrec.training.loop import FitResult, LoopConfig, _schedule, fit, num_epochs
+from bbqrec.training.loop import (
+    USUAL_PATIENCE,
+    FitResult,
+    LoopConfig,
+    _schedule,
+    fit,
+    num_epochs,
+)
 
 CPU = torch.device("cpu")
 
@@ -177,3 +184,16 @@ def test_the_warm_up_never_fills_a_short_training() -> None:
 
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[-1] < 0.15
+
+
+@pytest.mark.parametrize(("epochs", "trained"), [(None, 1 + USUAL_PATIENCE), (30, 30)])
+def test_what_was_known_by_heart_long_ago_is_not_trained_on(
+    epochs: int | None, trained: int
+) -> None:
+    recipe = Regression(scores=[0.5] + [0.1] * 200)
+
+    config = LoopConfig(epochs=epochs)
+    result = fit(recipe, config, device=CPU, work_dir=None, identity={}, description="by heart")
+
+    assert len(result.log) == trained
+    assert result.best_epoch == 0

@@ -1,6 +1,7 @@
 """Everything that is exported, in one folder that appears only when all of it is right."""
 
 import io
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ KIND = "bbqrec export"
 FORMAT_VERSION = 1
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 LCREC_NAME = "bbqrec"
+
+logger = logging.getLogger(__name__)
 
 
 class ExportSummary(NamedTuple):
@@ -61,6 +64,7 @@ def export_run(
     """
     if with_graphs:
         _require_libraries()
+        logger.info("exporting, and comparing every graph with the model: a minute or two ...")
     _refuse_to_replace(to)
     run = RunFolder(run_dir)
     recommender = Recommender.load(run)

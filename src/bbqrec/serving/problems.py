@@ -129,7 +129,8 @@ def _where(error: dict[str, Any]) -> str:
 def _why(error: dict[str, Any]) -> str:
     if error["type"] != "extra_forbidden":
         return str(error["msg"])[:100]
-    close = get_close_matches(str(error["loc"][-1]), _known_fields(), n=1)
+    name = str(error["loc"][-1])  # which another request may well have
+    close = get_close_matches(name, [known for known in _known_fields() if known != name], n=1)
     return "there is no such field" + (f"; did you mean {close[0]}?" if close else "")
 
 

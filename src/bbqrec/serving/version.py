@@ -123,7 +123,10 @@ class Version:
             RequestError, FeatureError, SemanticIdError: the item cannot be placed.
         """
         if item.item_id in self.recommender.item_of_id:
-            raise ConflictError("there is an item of this id already; withdrawn ones keep theirs")
+            raise ConflictError(
+                "there is an item of this id already; if it was withdrawn, DELETE "
+                "/v1/withdrawn/{id} lets it back in"
+            )
         posted = (*self.posted, self.new_items.encode(item))
         explainer = self.explainer_of_run
         return self._make(self.name, self.run, self.new_items, posted, self.withdrawn, explainer)

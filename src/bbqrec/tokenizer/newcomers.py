@@ -13,6 +13,7 @@ from bbqrec.tokenizer.assignment import explained_by, greedy_codes, join_parts
 from bbqrec.tokenizer.behavior_bound import BehaviorBoundTokenizer, ItemContent
 from bbqrec.tokenizer.collisions import place_newcomers
 from bbqrec.tokenizer.config import TokenizerConfig
+from bbqrec.tokenizer.kmeans import nearest
 from bbqrec.tokenizer.rq_kmeans import centered_like
 from bbqrec.tokenizer.rq_vae import RQVAE
 
@@ -39,9 +40,15 @@ class Newcomers(NamedTuple):
 
 
 class _Wish(NamedTuple):
+    """
+    Args:
+        like: the catalog's item beside which each one belongs, -1 where its own vector says.
+    """
+
     targets: Float[Tensor, "new level dim"]
     codebooks: list[Float[Tensor, "_ dim"]]
     item_vectors: dict[str, Tensor]
+    like: Int[Tensor, " new"] | None = None
 
 
 @torch.no_grad()
@@ -55,11 +62,15 @@ def tokenize_newcomers(
 ) -> Newcomers:
     """Free semantic IDs for items that no training saw: their content speaks alone.
 
+    Where behavior is bound into the IDs, a newcomer begins as the seen item that is most like it by
+    content, and takes the nearest last code that is free: by its own vector, which lacks all that
+    behavior says, it would stand among codes that no item has.
+
     Args:
         weights: the trained state that stage 1 wrote.
         catalog: the features it was trained on, by which new ones are scaled.
         content: modality -> vectors of the new items.
-        taken: every semantic ID in use.
+        taken: every semantic ID in use, the catalog's first.
         is_seen: which items of the catalog training knew by behavior.
 
     Raises:
@@ -74,15 +85,30 @@ def tokenize_newcomers(
     known = {f.modality: f for f in catalog}
     chosen = [known[name] for name in config.modalities or known]
     if config.method == "bbqrec":
-        wish = _behavior_bound(config, weights, chosen, content, is_seen)
+        is_example = is_seen & (torch.arange(len(is_seen)) < len(taken))
+        wish = _behavior_bound(config, weights, chosen, content, is_seen, is_example)
     elif config.method == "rq_kmeans":
         wish = _rq_kmeans(config, weights, chosen, content)
     else:
         wish = _rq_vae(config, weights, chosen, content)
     codes = greedy_codes(wish.targets, wish.codebooks)
+    if wish.like is not None and (wish.like >= 0).any():
+        beside = _beside(taken[wish.like], wish.targets, wish.codebooks)
+        codes = torch.where((wish.like >= 0)[:, None], beside, codes)
     codes = place_newcomers(taken, codes, wish.targets, wish.codebooks)
     quantized = explained_by(codes, wish.codebooks)[:, -1]
     return Newcomers(codes, {**wish.item_vectors, "quantized": quantized})
+
+
+def _beside(
+    codes: Int[Tensor, "new level"],
+    targets: Float[Tensor, "new level dim"],
+    codebooks: list[Float[Tensor, "_ dim"]],
+) -> Int[Tensor, "new level"]:
+    """`codes` with the last one chosen anew."""
+    explained = explained_by(codes, codebooks)[:, -1] - codebooks[-1][codes[:, -1]]
+    last = nearest(targets[:, -1] - explained, codebooks[-1])
+    return torch.cat([codes[:, :-1], last[:, None].to(codes.dtype)], 1)
 
 
 def _standardized(catalog: list[Features], content: Mapping[str, NewContent]) -> dict[str, Tensor]:
@@ -106,6 +132,7 @@ def _behavior_bound(
     catalog: list[Features],
     content: Mapping[str, NewContent],
     is_seen: Bool[Tensor, " item"],
+    is_example: Bool[Tensor, " item"],
 ) -> _Wish:
     dims = {f.modality: f.dim for f in catalog}
     tokenizer = BehaviorBoundTokenizer(config, dims, len(is_seen))
@@ -121,8 +148,10 @@ def _behavior_bound(
         {f.modality: standardize(f) for f in catalog},
         torch.stack([*(f.is_present for f in catalog), is_seen][: tokenizer.num_streams], 1),
     )
+    like = torch.full((len(has),), -1)
     for pattern in torch.unique(has, dim=0):
         of_kind = (has == pattern).all(1)
+        like[of_kind] = _most_alike(tokenizer, known, pattern, is_example, fused[of_kind])
         targets_gap, fused_gap = _gap(tokenizer, known, pattern)
         targets[of_kind] += targets_gap
         fused[of_kind] += fused_gap
@@ -131,7 +160,35 @@ def _behavior_bound(
         for stream, modality in enumerate(tokenizer.modalities)
     }
     books = [[b.detach() for b in quantizer.codebooks] for quantizer in tokenizer.id_quantizers()]
-    return _Wish(*join_parts(targets, books), {"fused": fused, **aligned})
+    return _Wish(*join_parts(targets, books), {"fused": fused, **aligned}, like)
+
+
+def _most_alike(
+    tokenizer: BehaviorBoundTokenizer,
+    known: ItemContent,
+    pattern: Bool[Tensor, " modality"],
+    is_example: Bool[Tensor, " item"],
+    fused: Float[Tensor, "new dim"],
+) -> Int[Tensor, " new"]:
+    """The example nearest to each newcomer where both are read through these modalities alone.
+
+    -1 where no example has them.
+    """
+    has = known.is_present[:, : len(pattern)]
+    candidates = ((has | ~pattern).all(1) & is_example).nonzero()[:, 0]
+    if not len(candidates) or not pattern.any():
+        return torch.full((len(fused),), -1)
+    read = [
+        tokenizer(_narrowed(known.take(rows), pattern)).fused
+        for rows in torch.split(candidates, MAX_ALIKE)
+    ]
+    return candidates[nearest(fused, torch.cat(read))]
+
+
+def _narrowed(content: ItemContent, pattern: Bool[Tensor, " modality"]) -> ItemContent:
+    is_present = content.is_present & False
+    is_present[:, : len(pattern)] = pattern
+    return content._replace(is_present=is_present)
 
 
 def _gap(
@@ -149,9 +206,7 @@ def _gap(
         alike = (has | ~pattern).all(1)
     rows = alike.nonzero()[:MAX_ALIKE, 0]
     whole = known.take(rows)
-    narrowed = whole.is_present & False
-    narrowed[:, : len(pattern)] = pattern
-    full, narrow = tokenizer(whole), tokenizer(whole._replace(is_present=narrowed))
+    full, narrow = tokenizer(whole), tokenizer(_narrowed(whole, pattern))
     targets = tokenizer.id_targets(full) - tokenizer.id_targets(narrow)
     num_rows = max(1, len(rows))
     return targets.sum(0) / num_rows, (full.fused - narrow.fused).sum(0) / num_rows

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 B = TypeVar("B")
 
 USUAL_EPOCHS, USUAL_STEPS = 10, 1500
+USUAL_PATIENCE = 20  # epochs; little data is soon known by heart
 
 
 class LoopConfig(Config):
@@ -51,7 +52,8 @@ class LoopConfig(Config):
     """Share of the learning rate that the cosine schedule ends at; 1 keeps it constant."""
     max_grad_norm: float = Field(1.0, gt=0)
     patience: int | None = Field(None, ge=1)
-    """Stop after this many epochs without a better validation metric; None trains them all."""
+    """Stop after this many epochs without a better validation metric. None: 20 where `epochs` is
+    not set, else all are trained."""
     log_every: int = Field(50, ge=1)
     checkpoint_every_s: float = Field(120.0, ge=0)
     precision: Precision = "auto"
@@ -216,10 +218,13 @@ def seconds_per_step(
 
 
 def _is_exhausted(state: _State, config: LoopConfig) -> bool:
+    patience = config.patience
+    if patience is None and config.epochs is None:
+        patience = USUAL_PATIENCE
     return (
-        config.patience is not None
+        patience is not None
         and state.best_score > -math.inf
-        and state.epoch - 1 - state.best_epoch >= config.patience
+        and state.epoch - 1 - state.best_epoch >= patience
     )
 
 
