@@ -17,7 +17,6 @@ from bbqrec.tokenizer.kmeans import nearest
 from bbqrec.tokenizer.rq_kmeans import centered_like
 from bbqrec.tokenizer.rq_vae import RQVAE
 
-MIN_ALIKE = 30
 MAX_ALIKE = 4096
 
 
@@ -151,10 +150,14 @@ def _behavior_bound(
     like = torch.full((len(has),), -1)
     for pattern in torch.unique(has, dim=0):
         of_kind = (has == pattern).all(1)
-        like[of_kind] = _most_alike(tokenizer, known, pattern, is_example, fused[of_kind])
-        targets_gap, fused_gap = _gap(tokenizer, known, pattern)
-        targets[of_kind] += targets_gap
-        fused[of_kind] += fused_gap
+        found = _most_alike(tokenizer, known, pattern, is_example, fused[of_kind])
+        if found is None:
+            gaps = [x.sum(0) / max(1, len(x)) for x in _gaps(tokenizer, known, pattern)]
+        else:
+            like[of_kind] = found
+            gaps = _gaps(tokenizer, known.take(found), pattern)
+        targets[of_kind] += gaps[0]
+        fused[of_kind] += gaps[1]
     aligned = {
         f"aligned.{modality}": streams.vectors[:, stream]
         for stream, modality in enumerate(tokenizer.modalities)
@@ -169,15 +172,15 @@ def _most_alike(
     pattern: Bool[Tensor, " modality"],
     is_example: Bool[Tensor, " item"],
     fused: Float[Tensor, "new dim"],
-) -> Int[Tensor, " new"]:
+) -> Int[Tensor, " new"] | None:
     """The example nearest to each newcomer where both are read through these modalities alone.
 
-    -1 where no example has them.
+    None where no example has them.
     """
     has = known.is_present[:, : len(pattern)]
     candidates = ((has | ~pattern).all(1) & is_example).nonzero()[:, 0]
     if not len(candidates) or not pattern.any():
-        return torch.full((len(fused),), -1)
+        return None
     read = [
         tokenizer(_narrowed(known.take(rows), pattern)).fused
         for rows in torch.split(candidates, MAX_ALIKE)
@@ -191,25 +194,20 @@ def _narrowed(content: ItemContent, pattern: Bool[Tensor, " modality"]) -> ItemC
     return content._replace(is_present=is_present)
 
 
-def _gap(
+def _gaps(
     tokenizer: BehaviorBoundTokenizer, known: ItemContent, pattern: Bool[Tensor, " modality"]
-) -> tuple[Float[Tensor, "part level dim"], Float[Tensor, " dim"]]:
-    """How far from the catalog lies what is read through some modalities alone, on average.
+) -> list[Tensor]:
+    """How far known items lie from where they are read through some modalities alone.
 
     A mean over fewer streams lies elsewhere: without this, a text-only newcomer to a catalog with
-    pictures is unlike everything. Seen on items of these modalities or, where they are few, on
-    those that have others besides.
+    pictures is unlike everything. Of items that have these modalities: of all their targets
+    (item, part, level, dim) and fused vectors (item, dim).
     """
     has = known.is_present[:, : len(pattern)]
-    alike = (has == pattern).all(1)
-    if alike.sum() < MIN_ALIKE:
-        alike = (has | ~pattern).all(1)
-    rows = alike.nonzero()[:MAX_ALIKE, 0]
-    whole = known.take(rows)
-    full, narrow = tokenizer(whole), tokenizer(_narrowed(whole, pattern))
+    known = known.take((has | ~pattern).all(1).nonzero()[:MAX_ALIKE, 0])
+    full, narrow = tokenizer(known), tokenizer(_narrowed(known, pattern))
     targets = tokenizer.id_targets(full) - tokenizer.id_targets(narrow)
-    num_rows = max(1, len(rows))
-    return targets.sum(0) / num_rows, (full.fused - narrow.fused).sum(0) / num_rows
+    return [targets, full.fused - narrow.fused]
 
 
 def _rq_vae(
