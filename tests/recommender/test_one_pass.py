@@ -125,7 +125,7 @@ def test_a_step_of_training_treats_some_items_as_it_would_if_they_were_unseen() 
     assert drawn[tables.is_unseen].all()
     assert 0.2 < drawn[~tables.is_unseen].float().mean() < 0.8
     # As if the catalog had said so: in what is read, what is ranked and what neighbors give.
-    other = random_model(ONE_PASS.model_copy(update={"item_dropout": 0.5}), tables)
+    other = random_model(ONE_PASS.model_copy(update={"item_dropout": 0.5}), random_tables())
     other.load_state_dict({**model.state_dict(), "catalog.is_unseen": drawn})
     trained = model(HISTORIES, TARGETS, with_codes=False, is_unseen=drawn)
     unseen = other(HISTORIES, TARGETS, with_codes=False)
@@ -136,9 +136,16 @@ def test_a_step_of_training_treats_some_items_as_it_would_if_they_were_unseen() 
         model.evidence(RAGGED, rows, places, is_unseen=drawn),
         other.evidence(RAGGED, rows, places),
     )
-    for mine, theirs in ((model, here), (other, there)):
-        assert mine.dense_biases().keys() == {"unseen", "repeat", "neighbor"}
-        assert torch.equal(theirs.is_unseen, drawn)
+    states, table, biases = trained.user_states, model.output_table(drawn), model.dense_biases()
+    assert biases.keys() == {"unseen", "repeat", "neighbor"}
+    torch.testing.assert_close(
+        dense_logits(states, table, biases, here), dense_logits(states, table, biases, there)
+    )
+    known = dense_logits(states, table, biases, model.evidence(RAGGED, rows, places))
+    assert not torch.allclose(dense_logits(states, table, biases, here), known)
+    with torch.inference_mode():
+        model.output_table()  # what is remembered of the catalog as it is
+        torch.testing.assert_close(model.output_table(drawn), table)
 
 
 def test_nothing_is_hidden_where_no_content_would_be_left() -> None:

@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from bbqrec.ranking import Histories
+from bbqrec.recommender.neighbor_bias import neighbor_gains
 from bbqrec.recommender.one_pass import OnePassRecommender
 from bbqrec.recommender.repeat_bias import repeat_values
 
@@ -62,14 +62,8 @@ def dense_parts(
         repeat, is_repeat = (found * value).sum(1), found.any(1)
     neighbors = {}
     if evidence.recent is not None:
-        age = torch.arange(1, evidence.recent.shape[1] + 1, device=items.device)
-        age_bucket = torch.log2(age.float()).long()[:, None]
-        kinds = zip(biases["neighbor"], model.catalog.neighbors().items(), strict=True)
-        for table, (kind, likeness) in kinds:
-            near, buckets = likeness.of(evidence.recent, None)  # (1, age, neighbor)
-            padded = F.pad(table, (0, 1))  # the last bucket is nothing
-            which = is_unseen[near[0]] * (len(table) - 1)
-            gained = padded[which, age_bucket, buckets[0].long()]
+        gains = neighbor_gains(biases["neighbor"], evidence.recent, evidence.neighbors, is_unseen)
+        for kind, (near, gained) in zip(evidence.neighbors, gains, strict=True):
             gives = (near[0] == items[:, None, None]) & ~is_repeat[:, None, None]
-            neighbors[kind] = (gives * gained).sum(-1)
+            neighbors[kind] = (gives * gained[0]).sum(-1)
     return DenseParts(products, neighbors, repeat)

@@ -6,7 +6,7 @@ back: logit(user, item) + sum over the latest items j of table[age of j, likenes
 Items that training never saw have a table of their own, and no neighbors by behavior.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -39,15 +39,14 @@ def num_age_buckets(length: int) -> int:
     return length.bit_length()
 
 
-def add_neighbor_bias(
-    logits: Float[Tensor, "entry item"],
+def neighbor_gains(
     bias: Float[Tensor, "kind table age_bucket bucket"],
     recent: Int[Tensor, "entry age"],
     neighbors: Mapping[str, Neighbors],
     is_unseen: Bool[Tensor, " item"],
     folds: Int[Tensor, " entry"] | None = None,
-) -> Float[Tensor, "entry item"]:
-    """Add to `logits`, in place, what the neighbors of each entry's `recent` items gain.
+) -> Iterator[tuple[Int[Tensor, "entry age neighbor"], Float[Tensor, "entry age neighbor"]]]:
+    """Kind by kind, the neighbors of each entry's `recent` items and what each of them gains.
 
     Args:
         bias: one table, or a second one for unseen items.
@@ -66,6 +65,18 @@ def add_neighbor_bias(
             is_hidden = is_new | is_unseen[recent.clamp(min=0)][:, :, None]
             buckets = buckets.masked_fill(is_hidden, num_buckets - 1)
         cell = (is_new * (num_tables - 1) * num_ages + age_bucket) * num_buckets + buckets
-        gained = table.flatten()[cell.flatten(1)].to(logits.dtype)
-        logits.scatter_add_(1, items.long().flatten(1), gained)
+        yield items.long(), table.flatten()[cell]
+
+
+def add_neighbor_bias(
+    logits: Float[Tensor, "entry item"],
+    bias: Float[Tensor, "kind table age_bucket bucket"],
+    recent: Int[Tensor, "entry age"],
+    neighbors: Mapping[str, Neighbors],
+    is_unseen: Bool[Tensor, " item"],
+    folds: Int[Tensor, " entry"] | None = None,
+) -> Float[Tensor, "entry item"]:
+    """Add to `logits`, in place, what `neighbor_gains` gives."""
+    for items, gained in neighbor_gains(bias, recent, neighbors, is_unseen, folds):
+        logits.scatter_add_(1, items.flatten(1), gained.flatten(1).to(logits.dtype))
     return logits

@@ -179,7 +179,8 @@ class OnePassRecommender(SequenceModel):
         self, is_unseen: Bool[Tensor, " item"] | None = None
     ) -> Float[Tensor, "item dim"]:
         """Unit vectors of all items; outside training they are remembered, for fast answers."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        is_passing = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if is_passing or is_unseen is not None:
             return F.normalize(self.item_table(is_unseen), dim=-1)
         sources = (*self.item_vectors.parameters(), *self.catalog.buffers())
         # Loading weights changes versions; a fused optimizer does not, but it follows `train()`.
