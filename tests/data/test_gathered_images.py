@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from bbqrec.data import Dataset, PrepareConfig, has_images, iter_images, prepare, read_images
-from bbqrec.data import gather as gather_module
+from bbqrec.data import gather_images as gather_module
 from bbqrec.errors import CorruptArtifactError, DataError
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from bbqrec.data.collected import Collected, Event, Found, hash_user
 from bbqrec.data.dataset import Dataset
 from bbqrec.data.event_log import LOG_FILE, EventLog
-from bbqrec.data.gather import add_images, add_items
+from bbqrec.data.gather import add_items
+from bbqrec.data.gather_images import add_images
 from bbqrec.data.importers import read_source
 from bbqrec.data.interactions import (
     EPOCH_FLOOR,

@@ -77,7 +77,8 @@ def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:
     Raises DataError when the source breaks a rule that cannot be worked around line by line.
     """
     # Here, not above: everything past this point needs polars, which training does without.
-    from bbqrec.data.gather import write_images, write_items
+    from bbqrec.data.gather import write_items
+    from bbqrec.data.gather_images import write_images
     from bbqrec.data.importers import read_source
     from bbqrec.data.interactions import build_log
     from bbqrec.data.lines import Rejected
