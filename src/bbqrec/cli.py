@@ -31,13 +31,15 @@ from bbqrec.cli_options import (
     Seed,
     Track,
     print_json,
+    read_settings,
 )
 from bbqrec.errors import ConfigError, CorruptArtifactError
 from bbqrec.presets import Preset, lay_preset
-from bbqrec.terminal import say, session
+from bbqrec.terminal import Commands, say, session
 
 app = typer.Typer(
     name="bbqrec",
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -263,14 +265,15 @@ def settings(
     Those of a run: `bbqrec settings runs/shop`
     """
     from bbqrec.bundle import RunFolder
-    from bbqrec.config import as_toml, read_toml
+    from bbqrec.config import as_toml
     from bbqrec.run_config import RunConfig
 
     with session(quiet=True):
         values = {}
         if config is not None:
             is_run = config.is_dir()
-            values = _kept_settings(RunFolder(config).config_path) if is_run else read_toml(config)
+            path = RunFolder(config).config_path if is_run else config
+            values = _kept_settings(path) if is_run else read_settings(path)
         if preset is not None:
             values = _with_preset(values, preset, config)
         sys.stdout.write(as_toml(RunConfig.parse(values, source=str(config))) + "\n")
@@ -291,14 +294,14 @@ def _run(
     track: str = "none",
 ) -> None:
     from bbqrec.bundle import RunFolder
-    from bbqrec.config import apply_overrides, read_toml
+    from bbqrec.config import apply_overrides
     from bbqrec.pipeline import choose_device, run_stages
     from bbqrec.run_config import RunConfig
     from bbqrec.training.tracking import tracked_by
 
     folder = RunFolder(out)
     if config_path is not None:
-        values, name = read_toml(config_path), str(config_path)
+        values, name = read_settings(config_path), str(config_path)
     elif folder.config_path.is_file():
         values, name = _kept_settings(folder.config_path), str(folder.config_path)
     else:

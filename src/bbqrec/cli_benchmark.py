@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bbqrec.cli_options import Device, Json, Overrides, Quiet, print_json
+from bbqrec.cli_options import Device, Json, Overrides, Quiet, print_json, read_settings
 from bbqrec.terminal import session
 
 if TYPE_CHECKING:
@@ -49,11 +49,10 @@ def benchmark(
     """
     with session(quiet):
         from bbqrec.benchmark import BenchmarkConfig, run_benchmark, write_tables
-        from bbqrec.config import read_toml
         from bbqrec.evaluation import overall_table
         from bbqrec.pipeline import choose_device
 
-        matrix = BenchmarkConfig.parse(read_toml(config), source=str(config))
+        matrix = BenchmarkConfig.parse(read_settings(config), source=str(config))
         chosen = choose_device(device)
         # A folder each: two benchmarks may name a row alike and mean something else.
         out, work = out / config.stem, work / config.stem

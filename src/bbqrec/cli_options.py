@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from bbqrec.errors import ConfigError
 from bbqrec.presets import Preset
 
 ConfigArgument = Annotated[
@@ -58,6 +59,19 @@ Track = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Estimate time, memory and disk; compute nothing.")
 ]
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a TOML file that was named as an argument."""
+    from bbqrec.config import read_toml
+
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError(
+            f"{path} {what}, but settings are read from a TOML file; `bbqrec settings > my.toml` "
+            "writes one to start from, and a run that is continued by --out RUN has its own"
+        )
+    return read_toml(path)
 
 
 def print_json(value: Any) -> None:

@@ -27,6 +27,7 @@ from bbqrec.errors import ConfigError, DataError, StorageError
 from bbqrec.evaluation import Evaluation, EvaluationConfig, environment, evaluate, score_ranks
 from bbqrec.features import default_encoders, encode
 from bbqrec.new_items import ranker_before
+from bbqrec.prepared import prepared_sentence, set_aside
 from bbqrec.ranking import Ranker
 from bbqrec.recommend import Recommender
 from bbqrec.recommender import SequenceModel, fit_popularity, tune_item_knn
@@ -152,6 +153,10 @@ def _prepare(run: RunFolder, config: RunConfig, source: Path | None, until: str)
             if (source / "drawn.json").is_file():  # what the oracle knows of a drawn shop
                 for name in TRUTH:
                     shutil.copyfile(source / name, directory / name)
+        dataset = run.dataset()
+        logger.info("%s", prepared_sentence(dataset))
+        if (sentence := set_aside(run, dataset)) is not None:
+            logger.warning("%s", sentence)
     # Not before: settings under which nothing could be prepared are not those of this run.
     write_json(run.config_path, config.model_dump(mode="json"))
     if STAGES.index(until) >= STAGES.index("train"):

@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
@@ -23,6 +24,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_S = 15.0
+PACE_LINES = 4  # the time that is left is told from the pace of so many log lines
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _shown: Progress | None = None
 
@@ -66,10 +68,18 @@ class Tracker:
         self._total = total
         self._done = 0
         self._note = ""
-        self._start = self._last = time.monotonic()
+        # Where the pace is measured from: not the work of an earlier run, nor of long ago.
+        self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=PACE_LINES)
         self._task = (
             _shown.add_task(description, total=total, note="") if _shown is not None else None
         )
+
+    def resume(self, steps: int) -> None:
+        """Count steps that an earlier run had done, which say nothing about the pace of this."""
+        self._done += steps
+        self._marks = deque([(time.monotonic(), self._done)], maxlen=PACE_LINES)
+        if _shown is not None and self._task is not None:
+            _shown.reset(self._task, completed=self._done)
 
     def advance(self, steps: int = 1, *, note: str | None = None) -> None:
         self._done += steps
@@ -78,21 +88,29 @@ class Tracker:
             _shown.update(self._task, advance=steps, note=self._note)
             return
         now = time.monotonic()
-        if now - self._last >= LOG_EVERY_S:
-            self._last = now
+        if now - self._marks[-1][0] >= LOG_EVERY_S:
             logger.info("%s", self._line(now))
+            self._marks.append((now, self._done))
 
     def close(self) -> None:
         if _shown is not None and self._task is not None:
             _shown.remove_task(self._task)
 
     def _line(self, now: float) -> str:
-        if not self._total or not self._done:
-            return f"{self._description}: {self._done} done {self._note}".rstrip()
-        left_s = (now - self._start) / self._done * (self._total - self._done)
-        return (
-            f"{self._description}: {self._done}/{self._total}, {left_s:.0f} s left {self._note}"
-        ).rstrip()
+        since, done_then = self._marks[0]
+        parts = [f"{self._description}: {self._done:,} done"]
+        if self._total:
+            parts = [f"{self._description}: {self._done:,}/{self._total:,}"]
+            if self._done > done_then:
+                left = (now - since) / (self._done - done_then) * (self._total - self._done)
+                parts.append(f"{_duration(left)} left")
+        return ", ".join([*parts, *([self._note] if self._note else [])])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from bbqrec.bundle import RunFolder
 from bbqrec.data import Found
 from bbqrec.evaluation import Evaluation, overall_table
 from bbqrec.lineage import LINEAGE_FILE, lineage
+from bbqrec.prepared import prepared_summary
 from bbqrec.progress import printable
 from bbqrec.recommend import Recommendation, Recommender
 from bbqrec.storage import read_json
@@ -25,7 +26,7 @@ ORACLE = "oracle"  # who knows how a drawn shop was drawn: a bound, not a rival
 def summarize(run: RunFolder, stage: str) -> tuple[dict[str, Any], RenderableType]:
     """Values and a table for a finished stage; CorruptArtifactError when it is not there."""
     if stage == "prepare":
-        return _prepared(run)
+        return prepared_summary(run)
     if stage == "encode":
         return _encoded(run)
     if stage == "tokenize":
@@ -169,23 +170,6 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _prepared(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
-    info = run.dataset().info
-    by_item = "files named by item" if info["statistics"]["items_with_image"] else None
-    columns = Table(title="columns", title_justify="left", show_header=False)
-    for ours, theirs in {**info["columns"], "image": info["columns"].get("image", by_item)}.items():
-        shown = ", ".join(theirs) if isinstance(theirs, list) else theirs
-        columns.add_row(ours.replace("_", " "), _plain(shown or "none"))
-    counts = {
-        f"{group}: {name}": value
-        for group, entries in info["counts"].items()
-        for name, value in (entries if isinstance(entries, dict) else {group: entries}).items()
-        if value
-    }
-    tables = [_pairs("prepared", info["statistics"]), _pairs("what was read and kept", counts)]
-    return info, Group(columns, *tables)
 
 
 def _encoded(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:

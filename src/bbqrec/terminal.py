@@ -3,15 +3,18 @@
 import errno
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import FrameType
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from bbqrec.allocator import keep_heap
 from bbqrec.errors import BBQRecError
@@ -20,12 +23,51 @@ from bbqrec.progress import printable, shown_on
 screen = Console(stderr=True)
 
 
+class Commands(TyperGroup):
+    """Mistakes in how a command is written end like all others: in one sentence, with code 2."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **options)
+        try:
+            code = super().main(*args, standalone_mode=False, **options)
+        except typer.Abort:
+            code = 1
+        except Exception as error:
+            # What typer raises here belongs to its own copy of click, or to click: by its shape.
+            if not hasattr(error, "format_message"):
+                raise
+            code = _explain_usage(error)
+        sys.exit(code)
+
+
+def _explain_usage(error: Any) -> int:
+    context = getattr(error, "ctx", None)
+    reason = error.format_message().replace("Value error, ", "").rstrip(".")
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help itself
+        sys.stdout.write(reason + "\n")
+        return 2
+    # `--help` is the last resort, so it is named last.
+    command = context.command_path if context is not None else "bbqrec"
+    reason = " ".join(reason.split())
+    say(
+        f"{reason[:1].lower()}{reason[1:]}; `{command} --help` shows what there is",
+        label="[bold red]error:[/] ",
+    )
+    return int(error.exit_code)
+
+
 @contextmanager
 def session(quiet: bool) -> Iterator[None]:
     """Logging and progress on stderr; a user's mistake is one sentence and an exit code."""
     keep_heap()
     handler = RichHandler(
-        console=screen, show_path=False, show_level=False, markup=False, log_time_format="%X"
+        console=screen,
+        show_path=False,
+        show_level=False,
+        markup=False,
+        log_time_format="%X",
+        omit_repeated_times=False,
     )
     logging.basicConfig(
         level=logging.WARNING if quiet else logging.INFO,

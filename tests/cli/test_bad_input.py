@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,13 @@ def test_one_csv_with_pictures_becomes_a_run_in_one_command(shop: Path, finished
         ("user_id,item_id,timestamp\nu,é,1\n".encode("latin-1"), (), "not utf-8.*encoding=latin-1"),
         ("user_id,item_id,timestamp\nu,i,1\n".encode("utf-16"), (), "prepare.encoding=utf-16"),
         ("user_id,item_id,timestamp\nu,i,1\n", ("prepare.min_user=5",), "lower prepare.min_user"),
+        ("a,b\0c\n1,2,3\n", (), "no text file: its first line holds zero bytes; save"),
+        ("a,b\x1bc\n1,2,3\n", (), "no text file: line 1 holds bytes that text never does; save"),
+        (
+            ",".join(f"column{'x' * 99}{i}" for i in range(99)) + "\n1\n",
+            (),
+            r"columnx{54}, .* and 69 more; name what",
+        ),
         ("", ("prepare.min_usr=5",), r"min_usr: there is no such setting \(did you mean min_user"),
         ("", ("prepare.min_user=0",), "prepare.min_user: .*greater than or equal to 1"),
         ("", ("prepare.min_user",), "must look like section.key=value"),
@@ -102,6 +110,27 @@ def test_a_preparation_says_which_columns_became_what_and_warns_once(
     assert said.count("'photo' is read as text, but looks like paths of images") == 1
     assert "--set prepare.columns.image=photo" in said
     assert "photo' is read" not in result.stdout
+
+
+def test_what_was_read_adds_up_to_what_was_kept_and_left_out(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    result = invoke("prepare", shop / "shop.csv", "--out", out, "-s", "prepare.min_user=3")
+
+    rows = dict(re.findall(r"│ (.+?) +│ +(-?[\d,]+) │", result.stdout))
+    left_out = [int(number) for number in rows.values() if number.startswith("-")]
+    assert int(rows["read"]) == 490  # lines under the header
+    assert rows["exact duplicates"] == "-5"
+    assert rows["not a row"] == "-1"
+    assert int(rows["read"]) + sum(left_out) == int(rows["kept"])
+    parts = [int(rows[f"  to {what} on"]) for what in ("train", "validate", "test")]
+    assert sum(parts) == int(rows["kept"])
+    said = "".join(result.stderr.split())
+    rejected = out / "data" / "rejected.jsonl"
+    assert f"2unusablelinesarein{rejected},eachwiththereason" in said
+    assert len(rejected.read_text().splitlines()) == 2
+    assert "490interactionsread,1notarow,1without" in said
+    assert max(map(len, result.stdout.splitlines())) <= 80
 
 
 def test_settings_that_were_refused_are_not_kept(tmp_path: Path) -> None:

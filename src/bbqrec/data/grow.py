@@ -29,7 +29,7 @@ from bbqrec.data.interactions import (
     without_repeats,
 )
 from bbqrec.data.lines import Rejected
-from bbqrec.data.prepare import LEFT_OUT_FILE, WEIGHTS_FILE, PrepareConfig
+from bbqrec.data.prepare import LEFT_OUT_FILE, REJECTED_FILE, WEIGHTS_FILE, PrepareConfig
 from bbqrec.data.raw import RawData
 from bbqrec.data.splits import split_log
 from bbqrec.data.statistics import describe
@@ -334,8 +334,7 @@ def _write(
         weights = torch.from_numpy(log.weights[split.train_rows])
         write_tensors(out_dir / WEIGHTS_FILE, {"train": weights})
     if news.rejected.rows:
-        write_bytes(out_dir / "rejected.jsonl", news.rejected.to_jsonl())
-        logger.warning("%d lines were set aside in rejected.jsonl", len(news.rejected.rows))
+        write_bytes(out_dir / REJECTED_FILE, news.rejected.to_jsonl())
     statistics = describe(log) | {
         "train_interactions": len(split.train.items),
         "validation_cases": len(split.validation),

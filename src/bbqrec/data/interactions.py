@@ -43,7 +43,7 @@ def read_events(
     raw: RawData, config: PrepareConfig, rejected: Rejected
 ) -> tuple[EventLog, dict[str, int]]:
     """The usable and wanted events of all users and items, in order, each once."""
-    counts = {"read": raw.interactions.height}
+    counts = {"no_row": rejected.num_of(raw.path), "read": raw.interactions.height}
     frame = _with_times(raw, config, rejected)
     frame = _without_bad_rows(raw, frame, rejected)
     if frame.is_empty():

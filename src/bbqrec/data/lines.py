@@ -60,6 +60,10 @@ class Rejected:
                 "correct the file or raise prepare.max_bad_share"
             )
 
+    def num_of(self, path: Path) -> int:
+        """How many lines of a file were set aside so far."""
+        return self._counts[path.name]
+
     def to_jsonl(self) -> bytes:
         """All lines set aside, one JSON object per line."""
         return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in self.rows)
@@ -149,6 +153,11 @@ class Lines:
                 raise DataError(
                     f"{self.path} is UTF-16 text; give --set "
                     "prepare.encoding=utf-16 or save it as UTF-8"
+                )
+            if b"\0" in line:
+                raise DataError(
+                    f"{self.path} is no text file: its first line holds zero bytes; save the table "
+                    "as CSV, JSON lines or Parquet, and let the name's ending say which"
                 )
             line = line.removeprefix(b"\xef\xbb\xbf")
         if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):

@@ -17,6 +17,7 @@ from bbqrec.storage import read_tensors, write_bytes, write_json, write_tensors
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "weights.safetensors"
+REJECTED_FILE = "rejected.jsonl"
 LEFT_OUT_FILE = "left_out.json"  # items that the source describes, but of which too little is known
 
 Column = Literal[
@@ -113,8 +114,7 @@ def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:
         weights = torch.from_numpy(log.weights[split.train_rows])
         write_tensors(out_dir / WEIGHTS_FILE, {"train": weights})
     if rejected.rows:
-        write_bytes(out_dir / "rejected.jsonl", rejected.to_jsonl())
-        logger.warning("%d lines were set aside in rejected.jsonl", len(rejected.rows))
+        write_bytes(out_dir / REJECTED_FILE, rejected.to_jsonl())
     dataset = Dataset(
         user_ids=log.user_ids,
         item_ids=log.item_ids,

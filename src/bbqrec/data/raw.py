@@ -62,6 +62,10 @@ class RawData(NamedTuple):
     columns: Mapping[str, str] = {}
 
 
+MAX_NAMES = 30  # columns named in a refusal, and how much of each
+MAX_NAME_CHARS = 60
+
+
 def map_columns(
     names: Iterable[str], columns: Mapping[str, str], wanted: Iterable[str]
 ) -> dict[str, str]:
@@ -99,8 +103,11 @@ def require_log_columns(
         lacking["timestamp"] = "timestamp (or position)"
     if lacking:
         settings = " ".join(f"--set prepare.columns.{ours}=NAME" for ours in lacking)
+        there = ", ".join(name[:MAX_NAME_CHARS] for name in present[:MAX_NAMES])
+        more = f" and {len(present) - MAX_NAMES:,} more" if len(present) > MAX_NAMES else ""
         raise DataError(
-            f"{path} has no column {', no '.join(lacking.values())}; it has: {', '.join(present)}; "
+            f"{path} has no column {', no '.join(lacking.values())}; it has: "
+            f"{there or 'none'}{more}; "
             f"name what to use with {settings}"
         )
 

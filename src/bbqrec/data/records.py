@@ -114,6 +114,11 @@ def _delimited_chunks(path: Path, layout: Layout, rejected: Rejected) -> Iterato
         if first is None:
             raise DataError(f"{path} is empty; give a file with a header line and rows")
         delimiter = layout.delimiter or _guess_delimiter(path, first[1])
+        if any(letter < " " and letter not in ("\t", "\r", delimiter) for letter in first[1]):
+            raise DataError(
+                f"{path} is no text file: line {first[0]} holds bytes that text never does; save "
+                "the table as CSV or Parquet, and let the name's ending say which"
+            )
         header = layout.header
         if header is None:
             header = _split_header(path, first[1], delimiter)

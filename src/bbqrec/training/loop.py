@@ -180,7 +180,7 @@ def fit(
     ):
         for row in state.log:  # of before the resumption
             draw(row)
-        shown.advance(state.step)
+        shown.resume(state.step)
         last_save = time.monotonic()
         while state.epoch < epochs and not _is_exhausted(state, config):
             if state.batch == 0:

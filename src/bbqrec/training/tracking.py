@@ -54,6 +54,7 @@ class Board(NamedTuple):
 
 
 _target: Target | None = None
+_said: set[str] = set()  # where the curves of the target are, once for all its trainings
 
 
 @contextmanager
@@ -68,6 +69,7 @@ def tracked_by(kind: str, run_dir: Path, settings: Mapping[str, Any]) -> Iterato
         MissingDependencyError: its library is not installed.
     """
     global _target
+    _said.clear()
     if kind == "auto":
         kind = "tensorboard" if find_spec("tensorboard") else "none"
     if kind != "none":
@@ -122,13 +124,19 @@ def _attempt(target: Target, action: Callable[[], T]) -> T | None:
         return None
 
 
+def _say(sentence: str) -> None:
+    if sentence not in _said:
+        _said.add(sentence)
+        logger.info("%s", sentence)
+
+
 def _tensorboard(target: Target, description: str) -> Board:
     from torch.utils.tensorboard import SummaryWriter
 
     folder = target.folder / "tensorboard" / description.replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier training, or of this one's beginning
     writer: Any = SummaryWriter(folder)
-    logger.info("curves: tensorboard --logdir %s", folder.parent)
+    _say(f"curves: tensorboard --logdir {folder.parent}")
 
     def write(step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -156,7 +164,7 @@ def _mlflow(target: Target, description: str) -> Board:
     params = [Param(name, str(value)[:500]) for name, value in _flat(target.settings)]
     for begin in range(0, len(params), MAX_PARAMS):
         client.log_batch(run, params=params[begin : begin + MAX_PARAMS])
-    logger.info("curves: mlflow ui --backend-store-uri %s", uri)
+    _say(f"curves: mlflow ui --backend-store-uri {uri}")
 
     def write(step: int, values: Mapping[str, float]) -> None:
         now_ms = int(time.time() * 1000)
@@ -185,7 +193,7 @@ def _wandb(target: Target, description: str) -> Board:
             console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True
         ),
     )
-    logger.info("curves: wandb sync %s", Path(run.dir).parent)
+    _say(f"curves: wandb sync {Path(run.dir).parent}")
     return Board(
         lambda step, values: run.log(dict(values), step=step),
         lambda is_finished: run.finish(exit_code=0 if is_finished else 1),
