@@ -30,12 +30,14 @@ ONE_PASS = DEFAULT.model_copy(
 )
 LEVEL = ONE_PASS.model_copy(update={"normalize": "level"})
 LIGHT = ONE_PASS.model_copy(update={"decoder": "light"})
+TREE = DEFAULT.model_copy(update={"decoder": "tree"})
 PAPER = RecommenderConfig.paper(**NARROW)
 FORMS = {
     "default": DEFAULT,
     "one_pass": ONE_PASS,
     "level": LEVEL,
     "light": LIGHT,
+    "tree": TREE,
     "paper": PAPER,
 }
 

@@ -20,13 +20,18 @@ from bbqrec.bundle import RunFolder
 from bbqrec.pipeline import run_stages
 from bbqrec.serving import EventStore, ServeConfig, Service, create_app
 
+GENERATES: dict[str, Any] = {
+    "recommender": {"decoder": "tree"},
+    "ranking": {"rank_by": "generative", "beam_width": 20},
+}
+
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """58 items, 150 users."""
     folder = tmp_path_factory.mktemp("serving")
     shop = draw_tiny_shop(folder / "shop")
-    config = tiny_config(ranking={"rank_by": "generative", "beam_width": 20})
+    config = tiny_config(**GENERATES)
     run_stages(RunFolder(folder / "run"), config, source=shop, until="train")
     return folder / "run"
 
@@ -35,9 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_version(run: Path) -> Path:
     """The same shop, trained otherwise."""
     other = shutil.copytree(run, run.parent / "other")
-    config = tiny_config(
-        ranking={"rank_by": "generative", "beam_width": 20}, training={"epochs": 1}
-    )
+    config = tiny_config(**GENERATES, training={"epochs": 1})
     run_stages(RunFolder(other), config, source=None, until="train")
     return other
 
@@ -46,7 +49,7 @@ def other_version(run: Path) -> Path:
 def evaluated(run: Path) -> Path:
     """The same run, measured."""
     folder = shutil.copytree(run, run.parent / "evaluated")
-    config = tiny_config(ranking={"rank_by": "generative", "beam_width": 20})
+    config = tiny_config(**GENERATES)
     run_stages(RunFolder(folder), config, source=None, until="evaluate")
     return folder
 

@@ -31,3 +31,21 @@ def test_a_twin_has_the_content_and_the_neighbors_of_its_original(run: Path) -> 
     new = catalog.neighbors()["behavior"]
     assert torch.equal(new.items[:, :num_items], old.items[:, :num_items])
     assert (new.buckets[:, num_items:] == len(new.edges) + 1).all()
+
+
+def test_prefixes_that_no_item_had_are_added_to_the_tree(run: Path) -> None:
+    folder = RunFolder(run)
+    recommender = Recommender.from_pretrained(run)
+    features = {f.modality: f for f in folder.features(folder.dataset())}
+    posted = [
+        Placed(f"new {n}", f"New {n}", {name: -f.vectors[n] for name, f in features.items()})
+        for n in range(5)
+    ]
+
+    model = NewItems(folder, recommender).extend(posted).recommender.model
+
+    old, new = recommender.model.decoder.level(1), model.decoder.level(1)
+    assert len(new.own) > len(old.own)
+    assert torch.equal(new.own[: len(old.own)], old.own)
+    assert not new.own[len(old.own) :].any()
+    assert not new.bias[len(old.bias) :].any()

@@ -63,9 +63,11 @@ class RecommenderConfig(Config):
         form: "one_pass" reads one token per item and predicts at every position at once;
             "paper" is the encoder-decoder over code tokens, one prefix per example.
         max_history: how many of the latest items are read.
-        normalize: scores compete over the whole "vocabulary", as in T5, or over the "level".
-        decoder: what writes the codes in `one_pass`: a "light" network per level, or a
-            "transformer" that looks at the history again.
+        normalize: scores compete over the whole "vocabulary", as in T5, or over the "level"; in
+            the "tree" always over the codes that some item has.
+        decoder: what writes the codes in `one_pass`: a "light" network per level, a "transformer"
+            that looks at the history again, or a walk down the "tree" of semantic IDs, best where
+            items are ranked by their codes.
         use_id, use_content, use_codes: which parts an item's vector is the sum of (`one_pass`).
         content_dim: main directions of each modality that item vectors read; None: one for every
             32 items, since content of as many dimensions as items is learned by heart.
@@ -93,7 +95,7 @@ class RecommenderConfig(Config):
     max_distance: int = Field(128, ge=8)
     max_history: int = Field(50, ge=1)
     normalize: Literal["vocabulary", "level"] = "level"
-    decoder: Literal["transformer", "light"] = "light"
+    decoder: Literal["transformer", "light", "tree"] = "light"
     use_id: bool = True
     use_content: bool = True
     use_codes: bool = True
@@ -129,6 +131,8 @@ class RecommenderConfig(Config):
             raise ValueError("an item needs at least one of use_id, use_content and use_codes")
         if self.max_distance <= self.num_position_buckets // 2:
             raise ValueError("max_distance must exceed half of num_position_buckets")
-        if self.form == "paper" and self.decoder == "light":
-            raise ValueError('the form "paper" has no light decoder; set decoder="transformer"')
+        if self.form == "paper" and self.decoder != "transformer":
+            raise ValueError(
+                f'the form "paper" has no {self.decoder} decoder; set decoder="transformer"'
+            )
         return self

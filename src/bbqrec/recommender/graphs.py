@@ -23,6 +23,7 @@ from bbqrec.recommender.repeat_bias import Repeats, repeat_values
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.tables import NamedBuffers
 from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
+from bbqrec.recommender.tree_decoder import TreeDecoder
 
 
 class Graph(NamedTuple):
@@ -87,7 +88,13 @@ def graphs(model: SequenceModel, *, new_item_boost: float = 0.0) -> dict[str, Gr
         for name, tensor in zip(encoder.outputs, read, strict=True)
     }
     result["encoder"] = Graph(encoder, reads, memory, (some,))
-    step = LightStep(model) if isinstance(model.decoder, LightDecoder) else DecoderStep(model)
+    step: nn.Module
+    if isinstance(model, OnePassRecommender) and isinstance(model.decoder, TreeDecoder):
+        step = TreeStep(model, model.decoder)
+    elif isinstance(model.decoder, LightDecoder):
+        step = LightStep(model)
+    else:
+        step = DecoderStep(model)
     levels = model.catalog.num_levels
     beams = torch.zeros((2, 3, min(2, levels)), dtype=torch.int64)
     result["decoder_step"] = Graph(
@@ -207,13 +214,16 @@ class SearchEncoder(nn.Module):
     def __init__(self, model: SequenceModel) -> None:
         super().__init__()
         self.model = _reader(model)
-        self.is_light = isinstance(model.decoder, LightDecoder)
-        self.outputs = ("state",) if self.is_light else ("keys", "values", "last_place")
+        looks_back = isinstance(model.decoder, CodeDecoder)
+        self.outputs = ("keys", "values", "last_place") if looks_back else ("state",)
 
     def forward(self, history: Int[Tensor, "batch position"]) -> tuple[Tensor, ...]:
         items, lengths = _window(history, self.model.max_history)
+        if isinstance(self.model.decoder, TreeDecoder):
+            assert isinstance(self.model, OnePassRecommender)
+            return (self.model.states_after(items, lengths),)
         places, last_place = self.model.read(items, lengths)
-        if self.is_light:
+        if isinstance(self.model.decoder, LightDecoder):
             return (state_at(places, last_place)[:, 0],)
         assert isinstance(self.model.decoder, CodeDecoder)
         memories = self.model.decoder.remember(places)
@@ -273,6 +283,35 @@ class LightStep(nn.Module):
         hidden = torch.stack(every_level)[tokens.shape[2] - 1]
         answer: Tensor = self.scorer(hidden, tokens.shape[2])
         return answer
+
+
+class TreeStep(nn.Module):
+    """As `DecoderStep`, for the tree decoder: beams walk down from the root anew at each step."""
+
+    def __init__(self, model: OnePassRecommender, decoder: TreeDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.offsets = model.code_embedding.offsets
+        self.num_tokens = model.catalog.num_tokens
+        vectors = decoder.vectors(F.normalize(model.item_table(), dim=-1))
+        self.vectors = NamedBuffers({f"level_{n}": x for n, x in enumerate(vectors)})
+
+    def forward(
+        self, state: Float[Tensor, "batch dim"], tokens: Int[Tensor, "batch beam step"]
+    ) -> Float[Tensor, "batch beam token"]:
+        steps = tokens.shape[2]
+        # All levels are walked whatever the step; what lies past it is not returned.
+        codes = F.pad(tokens, (0, len(self.offsets)))
+        prefixes, by_level = torch.zeros_like(tokens[:, :, 0]), []
+        for number, offset in enumerate(self.offsets):
+            level = self.decoder.level(number)
+            if number:
+                last = self.decoder.level(number - 1)
+                prefixes = last.follow(prefixes, codes[:, :, number] - self.offsets[number - 1])
+            found = level.log_probabilities(state, prefixes, self.vectors[f"level_{number}"])
+            after = self.num_tokens - offset - level.num_codes
+            by_level.append(F.pad(found, (offset, after), value=-torch.inf))
+        return torch.stack(by_level)[steps - 1]
 
 
 class _NextToken(nn.Module):

@@ -2,7 +2,8 @@
 
 The encoder is causal, so its output at a position is the state of a user who stopped there. Both
 answers start from it: the next item's codes, written by a decoder that sees the states up to that
-position, and the dense score, the cosine between the state and every item's vector.
+position or found on a walk down the tree of semantic IDs, and the dense score, the cosine between
+the state and every item's vector.
 """
 
 from collections.abc import Mapping
@@ -14,16 +15,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from bbqrec.ranking import Histories
-from bbqrec.recommender.code_decoder import CodeDecoder
+from bbqrec.recommender.code_decoder import CodeDecoder, DecoderSession
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.dense_score import Evidence, dense_logits
 from bbqrec.recommender.item_vectors import ItemVectors
-from bbqrec.recommender.light_decoder import LightDecoder
+from bbqrec.recommender.light_decoder import LightDecoder, LightSession
 from bbqrec.recommender.neighbor_bias import num_age_buckets, recent_items
 from bbqrec.recommender.repeat_bias import AGE_LABELS, find_repeats
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
 from bbqrec.recommender.tables import BEHAVIOR, ItemTables, Neighbors
 from bbqrec.recommender.transformer import AttentionBias, Layout, hide
+from bbqrec.recommender.tree_decoder import TreeDecoder, TreeSession
 
 
 class OnePassOutput(NamedTuple):
@@ -50,11 +52,12 @@ class OnePassRecommender(SequenceModel):
         self.is_cosine = config.dense_score == "cosine"
         # Before the first item stands a learned vector: an empty history is one place, not none.
         self.start = nn.Parameter(torch.randn(width) * width**-0.5)
-        self.decoder = (
-            LightDecoder(config, self.catalog.num_levels)
-            if config.decoder == "light"
-            else CodeDecoder(config)
-        )
+        if config.decoder == "tree":
+            self.decoder = TreeDecoder(config, self.catalog)
+        elif config.decoder == "light":
+            self.decoder = LightDecoder(config, self.catalog.num_levels)
+        else:
+            self.decoder = CodeDecoder(config)
         self.user_projection = nn.Linear(width, width, bias=False)
         if config.user_start == "last_item":
             nn.init.eye_(self.user_projection.weight)
@@ -68,7 +71,7 @@ class OnePassRecommender(SequenceModel):
         cells = (num_age_buckets(self.num_recent), config.neighbors.num_buckets)
         shape = (len(tables.neighbors), 2 if self.item_dropout else 1, *cells)
         self.neighbor_bias = nn.Parameter(torch.zeros(shape)) if tables.neighbors else None
-        self._remembered: tuple[object, Tensor] | None = None
+        self._remembered: tuple[object, Tensor, list[Tensor]] | None = None
         log_temperature = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
 
@@ -96,12 +99,15 @@ class OnePassRecommender(SequenceModel):
         wanted = torch.cat([start_targets[:, None], targets], dim=1)  # (batch, place)
         layout = Layout(wanted >= 0)
         target = layout.collect(wanted)
-        logits = None
-        if with_codes:
+        states, logits = self._projected(layout.collect(places)), None
+        if with_codes and isinstance(self.decoder, TreeDecoder):
+            vectors = self._prefix_vectors(self.decoder, is_unseen)
+            logits = self.decoder.log_probabilities(states, target[:, None], vectors)[:, 0]
+        elif with_codes:
             every_place = torch.arange(wanted.shape[1], device=items.device)[None]
             hidden = self.write(target, Encoded(places, every_place), layout)
             logits = self.code_embedding.logits(hidden)
-        return OnePassOutput(logits, self._projected(layout.collect(places)), target)
+        return OnePassOutput(logits, states, target)
 
     def draw_unseen(self) -> Bool[Tensor, " item"]:
         """Items that one training step treats as unseen: those that are, and some at random."""
@@ -179,23 +185,69 @@ class OnePassRecommender(SequenceModel):
         self, is_unseen: Bool[Tensor, " item"] | None = None
     ) -> Float[Tensor, "item dim"]:
         """Unit vectors of all items; outside training they are remembered, for fast answers."""
+        if self._is_remembered(is_unseen):
+            return self._remember()[0]
+        return F.normalize(self.item_table(is_unseen), dim=-1)
+
+    def _prefix_vectors(
+        self, decoder: TreeDecoder, is_unseen: Bool[Tensor, " item"] | None = None
+    ) -> list[Float[Tensor, "_ dim"]]:
+        """See `TreeDecoder.vectors`; remembered likewise."""
+        if self._is_remembered(is_unseen):
+            return self._remember()[1]
+        return decoder.vectors(self._item_directions(is_unseen))
+
+    def _is_remembered(self, is_unseen: Bool[Tensor, " item"] | None) -> bool:
         is_passing = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
-        if is_passing or is_unseen is not None:
-            return F.normalize(self.item_table(is_unseen), dim=-1)
-        sources = (*self.item_vectors.parameters(), *self.catalog.buffers())
+        return is_unseen is None and not is_passing
+
+    def _remember(self) -> tuple[Tensor, list[Tensor]]:
+        """The directions of items and prefixes, computed anew where what makes them changed."""
+        decoder = self.decoder if isinstance(self.decoder, TreeDecoder) else None
         # Loading weights changes versions; a fused optimizer does not, but it follows `train()`.
-        state = tuple((x.data_ptr(), x._version) for x in (self.code_embedding.weight, *sources))
+        parts: list[nn.Module] = [self.item_vectors, *([] if decoder is None else [decoder])]
+        sources = [self.code_embedding.weight, *self.catalog.buffers()]
+        sources += [parameter for part in parts for parameter in part.parameters()]
+        state = tuple((x.data_ptr(), x._version) for x in sources)
         if self._remembered is None or self._remembered[0] != state:
-            self._remembered = state, F.normalize(self.item_table(), dim=-1)
-        return self._remembered[1]
+            directions = F.normalize(self.item_table(), dim=-1)
+            prefixes = [] if decoder is None else decoder.vectors(directions)
+            self._remembered = state, directions, prefixes
+        return self._remembered[1:]
 
     def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]) -> Encoded:
         """Encode the histories; place p is the state after p items, or the last is the only one."""
-        if isinstance(self.decoder, LightDecoder):
-            return Encoded(
-                self._encode(items, lengths)[:, None], torch.zeros_like(lengths)[:, None]
-            )
-        return Encoded(self._encode(items, None), lengths[:, None])
+        if isinstance(self.decoder, CodeDecoder):
+            return Encoded(self._encode(items, None), lengths[:, None])
+        return Encoded(self._encode(items, lengths)[:, None], torch.zeros_like(lengths)[:, None])
+
+    def begin(
+        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
+    ) -> DecoderSession | LightSession | TreeSession:
+        """See `SequenceModel.begin`."""
+        if not isinstance(self.decoder, TreeDecoder):
+            return super().begin(items, lengths)
+        states = self.states_after(items, lengths)
+        return TreeSession(self.decoder, states, self._prefix_vectors(self.decoder))
+
+    def score_items(
+        self,
+        items: Int[Tensor, "batch position"],
+        lengths: Int[Tensor, " batch"],
+        candidates: Int[Tensor, "batch candidate"],
+    ) -> Float[Tensor, "batch candidate"]:
+        """See `SequenceModel.score_items`."""
+        if not isinstance(self.decoder, TreeDecoder):
+            return super().score_items(items, lengths, candidates)
+        states, vectors = self.states_after(items, lengths), self._prefix_vectors(self.decoder)
+        scores = self.decoder.log_probabilities(states, candidates, vectors)
+        return scores.gather(-1, self.catalog.codes[candidates][..., None]).sum((2, 3))
+
+    def code_targets(self, items: Int[Tensor, " entry"]) -> Int[Tensor, "entry level"]:
+        """See `SequenceModel.code_targets`."""
+        if isinstance(self.decoder, TreeDecoder):
+            return self.catalog.codes[items]
+        return super().code_targets(items)
 
     def dense_scores(
         self, histories: Histories, *, new_item_boost: float = 0.0

@@ -14,6 +14,7 @@ from bbqrec.recommender.light_decoder import LightDecoder, LightSession
 from bbqrec.recommender.similarity import SimilarityBias
 from bbqrec.recommender.tables import Catalog, ItemTables
 from bbqrec.recommender.transformer import Encoder, Layout, RelativePositionBias
+from bbqrec.recommender.tree_decoder import TreeDecoder, TreeSession
 
 
 class Encoded(NamedTuple):
@@ -34,7 +35,7 @@ class SequenceModel(nn.Module):
     `max_history` items; `bbqrec.ranking.Histories.latest` makes them. A length may be 0.
     """
 
-    decoder: CodeDecoder | LightDecoder
+    decoder: CodeDecoder | LightDecoder | TreeDecoder
 
     def __init__(
         self,
@@ -60,7 +61,11 @@ class SequenceModel(nn.Module):
     def write(
         self, items: Int[Tensor, " entry"], encoded: Encoded, layout: Layout
     ) -> Float[Tensor, "entry level dim"]:
-        """The decoder's output for each level of `items`, the codes before it given."""
+        """The decoder's output for each level of `items`, the codes before it given.
+
+        For decoders that write tokens; a `TreeDecoder` compares.
+        """
+        assert not isinstance(self.decoder, TreeDecoder)
         embedding = self.code_embedding
         inputs = embedding(embedding.shifted(self.catalog.tokens[items]))
         hidden: Tensor = self.decoder(inputs, encoded.places, encoded.last_place, layout)
@@ -72,8 +77,9 @@ class SequenceModel(nn.Module):
 
     def begin(
         self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
-    ) -> DecoderSession | LightSession:
+    ) -> DecoderSession | LightSession | TreeSession:
         """Read the histories once and start a search for the item that follows each."""
+        assert not isinstance(self.decoder, TreeDecoder)
         encoded = self.read(items, lengths)
         last_place = encoded.last_place[:, 0]
         if isinstance(self.decoder, LightDecoder):

@@ -1,0 +1,195 @@
+"""Codes by a walk down the tree of semantic IDs, in which every prefix has a vector.
+
+A user's state is compared with the vectors of the prefixes that go on from where the walk stands,
+so a code means what stands below it, not the same everywhere. A prefix's vector is made of the
+vectors of the items below it, which know content, codes and the items themselves; short prefixes,
+below which stand many, have a vector of their own on top.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from bbqrec.precision import full_product
+from bbqrec.recommender.config import RecommenderConfig
+from bbqrec.recommender.tables import Catalog
+
+OWN_LEVELS = 2  # prefixes of so many codes have vectors of their own; below longer ones stand few
+OWN_START = 0.3  # norm of those at the start, beside 1 for what the items below give
+# Comparing with all prefixes of a level is one product of matrices, and comparing with those that
+# go on from each beam copies their vectors first, which costs so many times more for each.
+COPY_COST = 64
+
+
+class TreeLevel(nn.Module):
+    """The prefixes of one length, numbered in lexicographic order: siblings are neighbors."""
+
+    prefix_of_item: Tensor
+    code: Tensor
+    first_child: Tensor
+    own_row: Tensor
+
+    def __init__(
+        self,
+        config: RecommenderConfig,
+        parent_of_item: Int[Tensor, " item"],
+        code_of_item: Int[Tensor, " item"],
+        *,
+        num_codes: int,
+        has_own: bool,
+    ) -> None:
+        super().__init__()
+        width = config.d_model
+        self.num_codes = num_codes
+        key, prefix = torch.unique(parent_of_item * num_codes + code_of_item, return_inverse=True)
+        num_parents = int(parent_of_item.max()) + 1
+        bounds = torch.arange(num_parents + 1, device=key.device)
+        first_child = torch.searchsorted(key // num_codes, bounds)
+        self.fan_out = int(first_child.diff().max())
+        self.register_buffer("prefix_of_item", prefix, persistent=False)
+        self.register_buffer("code", key % num_codes, persistent=False)
+        self.register_buffer("first_child", first_child, persistent=False)
+        self.own = self.bias = None
+        if has_own:
+            # Rows in order of the first item, so that items that come later only append rows.
+            item = torch.arange(len(prefix), device=key.device)
+            first = torch.full_like(key, len(prefix)).scatter_reduce(0, prefix, item, "amin")
+            self.register_buffer("own_row", first.argsort().argsort(), persistent=False)
+            self.own = nn.Parameter(torch.randn(len(key), width) * OWN_START * width**-0.5)
+            self.bias = nn.Parameter(torch.zeros(len(key)))
+        self.from_items = nn.Linear(width, width, bias=False)
+        self.from_state = nn.Linear(width, width, bias=False)
+        for projection in (self.from_items, self.from_state):
+            nn.init.eye_(projection.weight)
+        self.log_temperature = nn.Parameter(torch.tensor(config.temperature).log())
+
+    def vectors(self, items: Float[Tensor, "item dim"]) -> Float[Tensor, "prefix dim"]:
+        """What states are compared with, from the directions of all items."""
+        total = items.new_zeros(len(self.code), items.shape[1])
+        total = total.index_add(0, self.prefix_of_item, items)
+        vectors: Tensor = self.from_items(F.normalize(total, dim=-1))
+        if self.own is not None:
+            vectors = vectors + self.own[self.own_row]
+        return F.normalize(vectors, dim=-1) / self.log_temperature.exp()
+
+    def below(
+        self, parents: Int[Tensor, "*shape"]
+    ) -> tuple[Int[Tensor, "*shape slot"], Int[Tensor, "*shape slot"]]:
+        """The prefixes that go on from `parents`, and the code each appends.
+
+        Spare slots hold some prefix and the code `num_codes`, which no codebook has.
+        """
+        first, end = self.first_child[parents], self.first_child[parents + 1]
+        slot = torch.arange(self.fan_out, device=parents.device)
+        child = (first[..., None] + slot).clamp(max=len(self.code) - 1)
+        is_spare = slot >= (end - first)[..., None]
+        return child, self.code[child].masked_fill(is_spare, self.num_codes)
+
+    def follow(
+        self, parents: Int[Tensor, "*shape"], codes: Int[Tensor, "*shape"]
+    ) -> Int[Tensor, "*shape"]:
+        """The prefixes that append `codes` to `parents`."""
+        child, code = self.below(parents)
+        slot = (code == codes[..., None]).int().argmax(-1, keepdim=True)
+        return child.gather(-1, slot)[..., 0]
+
+    def log_probabilities(
+        self,
+        states: Float[Tensor, "batch dim"],
+        parents: Int[Tensor, "batch beam"],
+        vectors: Float[Tensor, "prefix dim"],
+    ) -> Float[Tensor, "batch beam code"]:
+        """Of every code after the prefixes `parents`; -inf for what no item has.
+
+        Args:
+            states: unit vectors, one for all beams of a row.
+            vectors: what `vectors` returned.
+        """
+        states = F.normalize(self.from_state(states), dim=-1)
+        child, code = self.below(parents)
+        # In a graph for export the number of beams is open, and so one way must serve them all.
+        if torch.compiler.is_compiling() or len(vectors) <= COPY_COST * child[0].numel():
+            every = full_product(states, vectors)
+            logits = every.gather(1, child.flatten(1)).view(child.shape)
+        else:
+            copied = vectors[child.flatten(1)]  # (batch, beam x slot, dim)
+            logits = torch.bmm(copied, states[:, :, None]).view(child.shape).float()
+        if self.bias is not None:
+            logits = logits + self.bias[self.own_row][child]
+        logits = logits.masked_fill(code == self.num_codes, -torch.inf)
+        nothing = logits.new_full((*child.shape[:2], self.num_codes + 1), -torch.inf)
+        return nothing.scatter(2, code, logits.log_softmax(-1))[..., :-1]
+
+
+class TreeDecoder(nn.Module):
+    """One `TreeLevel` per code, coarse to fine."""
+
+    def __init__(self, config: RecommenderConfig, catalog: Catalog) -> None:
+        super().__init__()
+        prefix = torch.zeros_like(catalog.codes[:, 0])
+        self.levels = nn.ModuleList()
+        for number, (codes, size) in enumerate(zip(catalog.codes.T, catalog.sizes, strict=True)):
+            has_own = number < min(OWN_LEVELS, catalog.num_levels - 1)
+            level = TreeLevel(config, prefix, codes, num_codes=size, has_own=has_own)
+            self.levels.append(level)
+            prefix = level.prefix_of_item
+
+    def level(self, number: int) -> TreeLevel:
+        return cast(TreeLevel, self.levels[number])
+
+    def vectors(self, items: Float[Tensor, "item dim"]) -> list[Float[Tensor, "_ dim"]]:
+        """The vectors of all prefixes, level by level, from the directions of all items."""
+        return [self.level(number).vectors(items) for number in range(len(self.levels))]
+
+    def log_probabilities(
+        self,
+        states: Float[Tensor, "batch dim"],
+        targets: Int[Tensor, "batch candidate"],
+        vectors: list[Float[Tensor, "_ dim"]],
+    ) -> Float[Tensor, "batch candidate level code"]:
+        """Of every code at every level, the codes before it being those of `targets`.
+
+        Short levels end in -inf.
+        """
+        width = max(self.level(number).num_codes for number in range(len(self.levels)))
+        parents, by_level = torch.zeros_like(targets), []
+        for number, table in enumerate(vectors):
+            level = self.level(number)
+            found = level.log_probabilities(states, parents, table)
+            by_level.append(F.pad(found, (0, width - level.num_codes), value=-torch.inf))
+            parents = level.prefix_of_item[targets]
+        return torch.stack(by_level, 2)
+
+
+class TreeSession:
+    """A search in progress, as `DecoderSession`: a beam is a prefix."""
+
+    def __init__(
+        self,
+        decoder: TreeDecoder,
+        states: Float[Tensor, "batch dim"],
+        vectors: list[Float[Tensor, "_ dim"]],
+    ) -> None:
+        self._decoder, self._states, self._vectors = decoder, states, vectors
+        self._prefixes = torch.zeros((len(states), 1), dtype=torch.int64, device=states.device)
+        self.level = -1
+
+    def first(self) -> Float[Tensor, "batch code"]:
+        """Log-probabilities of the first level's codes."""
+        return self._step()[:, 0]
+
+    def extend(
+        self, parents: Int[Tensor, "batch beam"], codes: Int[Tensor, "batch beam"]
+    ) -> Float[Tensor, "batch beam code"]:
+        """Append `codes` to the previous beams `parents`; log-probabilities of the next codes."""
+        prefixes = self._prefixes.gather(1, parents)
+        self._prefixes = self._decoder.level(self.level).follow(prefixes, codes)
+        return self._step()
+
+    def _step(self) -> Float[Tensor, "batch beam code"]:
+        self.level += 1
+        level = self._decoder.level(self.level)
+        return level.log_probabilities(self._states, self._prefixes, self._vectors[self.level])

@@ -1,0 +1,144 @@
+"""The walk down the tree of semantic IDs, against loops over items."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_catalogs import HISTORIES, LENGTHS, NUM_ITEMS, TREE, random_model, random_tables
+
+from bbqrec.recommender import OnePassRecommender, build_recommender, catalog_from_weights
+from bbqrec.recommender import tree_decoder as module
+from bbqrec.recommender.tree_decoder import TreeDecoder
+from bbqrec.semantic_ids import SemanticIds
+
+
+def tree_model() -> tuple[OnePassRecommender, TreeDecoder]:
+    model = random_model(TREE)
+    assert isinstance(model, OnePassRecommender)
+    assert isinstance(model.decoder, TreeDecoder)
+    return model, model.decoder
+
+
+def walked(model: OnePassRecommender, state: torch.Tensor, item: int) -> float:
+    """The log-probability of an item's semantic ID, prefix by prefix."""
+    decoder = model.decoder
+    assert isinstance(decoder, TreeDecoder)
+    directions = F.normalize(model.item_table(), dim=-1)
+    ids = [tuple(row) for row in model.catalog.codes.tolist()]
+    first_seen: dict[tuple[int, ...], int] = {}
+    for length in range(1, 4):
+        names = dict.fromkeys(row[:length] for row in ids)
+        first_seen |= {name: row for row, name in enumerate(names)}
+    total = 0.0
+    for number in range(3):
+        level, parent = decoder.level(number), ids[item][:number]
+        logits = {}
+        for name in {row[: number + 1] for row in ids if row[:number] == parent}:
+            below = [i for i, row in enumerate(ids) if row[: number + 1] == name]
+            vector = level.from_items(F.normalize(directions[below].sum(0), dim=0))
+            bias = 0.0
+            if level.own is not None and level.bias is not None:
+                vector = vector + level.own[first_seen[name]]
+                bias = float(level.bias[first_seen[name]])
+            cosine = F.cosine_similarity(level.from_state(state), vector, dim=0)
+            logits[name] = cosine / level.log_temperature.exp() + bias
+        scores = torch.stack([torch.as_tensor(x) for x in logits.values()])
+        total += float(logits[ids[item][: number + 1]] - scores.logsumexp(0))
+    return total
+
+
+@torch.no_grad()
+def test_the_score_of_an_item_is_that_of_its_prefixes_one_after_the_other() -> None:
+    model, _ = tree_model()
+    items = torch.tensor([0, 17, NUM_ITEMS - 1])
+
+    scores = model.score_items(HISTORIES, LENGTHS, items.expand(len(HISTORIES), -1))
+
+    states = model.states_after(HISTORIES, LENGTHS)
+    for row, state in enumerate(states):
+        expected = [walked(model, state, item) for item in items.tolist()]
+        torch.testing.assert_close(scores[row], torch.tensor(expected), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_semantic_ids_of_all_items_have_probability_one() -> None:
+    model, _ = tree_model()
+    codes, item = model.catalog.codes, torch.arange(NUM_ITEMS)
+    is_first = torch.tensor([not (codes[:i] == codes[i]).all(1).any() for i in range(NUM_ITEMS)])
+
+    scores = model.score_items(HISTORIES, LENGTHS, item[is_first].expand(len(HISTORIES), -1))
+
+    assert not is_first.all()
+    torch.testing.assert_close(scores.exp().sum(1), torch.ones(len(HISTORIES)))
+
+
+@torch.no_grad()
+def test_copying_vectors_and_one_product_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = tree_model()
+    everything = torch.arange(NUM_ITEMS).expand(len(HISTORIES), -1)
+    scores = []
+
+    for cost in (0, 10**9):
+        monkeypatch.setattr(module, "COPY_COST", cost)
+        scores.append(model.score_items(HISTORIES, LENGTHS, everything))
+
+    torch.testing.assert_close(*scores)
+
+
+def test_learning_reaches_every_part_of_the_tree() -> None:
+    model, decoder = tree_model()
+    targets = torch.where(HISTORIES >= 0, (HISTORIES * 7 + 3) % NUM_ITEMS, -1)
+
+    output = model(HISTORIES, targets)
+    labels = model.code_targets(output.targets)
+    F.cross_entropy(output.code_logits.flatten(0, 1), labels.flatten()).backward()
+
+    for name, parameter in decoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+    assert model.item_vectors.id_vectors.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_items_that_come_later_leave_the_rows_of_others_where_they_are() -> None:
+    model, decoder = tree_model()
+    tables, edges = catalog_from_weights(model.state_dict())
+    ids = tables.semantic_ids
+    shorter = 30
+    part = tables._replace(
+        semantic_ids=SemanticIds(ids.codes[:shorter], ids.codebook_sizes),
+        content={name: x[:shorter] for name, x in tables.content.items()},
+        is_present={name: x[:shorter] for name, x in tables.is_present.items()},
+        similarity={name: x[:shorter] for name, x in tables.similarity.items()},
+        similarity_present={name: x[:shorter] for name, x in tables.similarity_present.items()},
+        is_unseen=tables.is_unseen[:shorter],
+        neighbors={},
+    )
+    before = build_recommender(TREE, part, edges).decoder
+    assert isinstance(before, TreeDecoder)
+
+    for number in range(2):
+        old, new = before.level(number), decoder.level(number)
+        old_row = old.own_row[old.prefix_of_item]
+        assert torch.equal(new.own_row[new.prefix_of_item[:shorter]], old_row)
+    assert len(decoder.level(1).code) > len(before.level(1).code)
+
+
+def test_the_codes_before_tell_which_codes_there_are() -> None:
+    model, _ = tree_model()
+    codes = model.catalog.codes
+    session = model.begin(HISTORIES, LENGTHS)
+
+    session.first()
+    log_probs = session.extend(
+        torch.zeros(len(HISTORIES), 6, dtype=torch.int64),
+        torch.arange(6).expand(len(HISTORIES), -1),
+    )
+
+    for first in range(6):
+        there = set(codes[codes[:, 0] == first, 1].tolist())
+        finite = log_probs[0, first].isfinite().nonzero()[:, 0].tolist()
+        assert set(finite) == there
+
+
+def test_random_catalogs_have_items_that_share_a_semantic_id() -> None:
+    assert random_tables().semantic_ids.collision_rate > 0
