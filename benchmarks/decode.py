@@ -105,13 +105,14 @@ def main() -> None:
                 alternatives[f"{name}, {precision}"] = lambda m=model, w=beam_width, p=precision: (
                     search(m, index, items, lengths, w, p)
                 )
-        times = rounds.interleave(alternatives, found.rounds)
+        times, working_mb = rounds.interleave(alternatives, found.rounds)
         for label, taken in times.items():
             row = {
                 "beam": beam_width,
                 "alternative": label,
                 "users_per_s": rounds.rounded(BATCH / statistics.median(taken)),
                 **rounds.ratio(times[BASELINE], taken),
+                "working_mb": working_mb[label],
             }
             name, _, precision = label.rpartition(", ")
             if name in MODELS:

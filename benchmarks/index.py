@@ -11,7 +11,6 @@ transitions in CSR form, read in slices as wide as the level's widest node.
 
 import gc
 import statistics
-import time
 from typing import Any, NamedTuple
 
 import hugging_face
@@ -40,14 +39,14 @@ class Recorder:
         self.marks: list[float] = []
 
     def first(self) -> Tensor:
-        self.marks.append(time.perf_counter())
+        self.marks.append(rounds.clock())
         return self.log_probs[0][:, 0]
 
     def extend(self, parents: Tensor, codes: Tensor) -> Tensor:
-        self.marks.append(time.perf_counter())
+        self.marks.append(rounds.clock())
         self.level += 1
         log_probs = self.log_probs[self.level][:, : parents.shape[1]]
-        self.marks.append(time.perf_counter())
+        self.marks.append(rounds.clock())
         return log_probs
 
 
@@ -55,7 +54,7 @@ def our_steps(index: PrefixIndex, log_probs: list[Tensor]) -> tuple[list[float],
     """Seconds of each level, the scores found and the items."""
     recorder = Recorder(log_probs)
     ranking = beam_search(recorder, index, beam_width=BEAM_WIDTH)
-    marks = [*recorder.marks, time.perf_counter()]
+    marks = [*recorder.marks, rounds.clock()]
     taken = [end - begin for begin, end in zip(marks[::2], marks[1::2], strict=True)]
     return taken, ranking.scores, ranking.items
 
@@ -90,7 +89,7 @@ def static_steps(levels: list[Transitions], log_probs: list[Tensor]) -> tuple[li
     taken = []
     for level, given in zip(levels, log_probs, strict=True):
         live = given[:, : nodes.shape[1]]
-        start = time.perf_counter()
+        start = rounds.clock()
         if level.table is not None:
             next_nodes = level.table[nodes]  # (batch, beam, code)
             totals = (scores[..., None] + live).masked_fill_(next_nodes < 0, -torch.inf)
@@ -104,7 +103,7 @@ def static_steps(levels: list[Transitions], log_probs: list[Tensor]) -> tuple[li
             totals = totals.masked_fill_(~is_child, -torch.inf)
         top = totals.flatten(1).topk(min(BEAM_WIDTH, totals[0].numel()), dim=1)
         scores, nodes = top.values, next_nodes.flatten(1).gather(1, top.indices)
-        taken.append(time.perf_counter() - start)
+        taken.append(rounds.clock() - start)
     return taken, scores
 
 
@@ -116,17 +115,17 @@ def processor_steps(
     for tokens, given in zip(prefixes, log_probs, strict=True):
         scores = torch.zeros((len(tokens), NUM_LEVELS * CODEBOOK_SIZE + 2))
         scores[:, -CODEBOOK_SIZE:] = given.flatten(0, 1)[: len(tokens)]
-        start = time.perf_counter()
+        start = rounds.clock()
         processor(tokens, scores)
-        taken.append(time.perf_counter() - start)
+        taken.append(rounds.clock() - start)
     return taken
 
 
 def measure(num_items: int, report: rounds.Report, repeats: int) -> None:
     ids = workload.clustered_ids(num_items)
-    start = time.perf_counter()
+    start = rounds.clock()
     index = PrefixIndex.build(ids)
-    build_s = time.perf_counter() - start
+    build_s = rounds.clock() - start
     levels = static_levels(index)
     static_bytes = sum(
         part.numel() * (1 if part is level.codes else 4)

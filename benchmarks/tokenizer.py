@@ -118,7 +118,7 @@ def main() -> None:
         "ours, fp32": our_epoch(features, "fp32"),
         "ours, bf16": our_epoch(features, "bf16"),
     }
-    times = rounds.interleave(epochs, found.rounds)
+    times, _ = rounds.interleave(epochs, found.rounds)
     _rows(report, "RQ-VAE epoch", times)
     errors: dict[str, float] = {}
 
@@ -131,7 +131,7 @@ def main() -> None:
             "ours, principal components", lambda: our_error(features)
         ),
     }
-    times = rounds.interleave(fits, min(found.rounds, 3))
+    times, _ = rounds.interleave(fits, min(found.rounds, 3))
     _rows(report, "residual k-means", times, error=errors)
     report.close()
 

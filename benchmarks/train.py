@@ -102,7 +102,7 @@ def main() -> None:
             model = workload.random_model(config, ids)
             loss = lambda m=model: code_loss(m, items, targets)  # noqa: E731
             alternatives[f"{name}, {precision}"] = step(model, loss, precision)
-    times = rounds.interleave(alternatives, found.rounds)
+    times, working_mb = rounds.interleave(alternatives, found.rounds)
     # Per example, not per step: where every position is one, a step has 20 times as many.
     per_example = {
         label: [
@@ -116,6 +116,7 @@ def main() -> None:
             "alternative": label,
             "examples_per_s": rounds.rounded(1 / statistics.median(taken)),
             **rounds.ratio(per_example[BASELINE], taken),
+            "working_mb": working_mb[label],
         }
         name, _, precision = label.rpartition(", ")
         config = MODELS.get(name, workload.EXACT)

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bbqrec.products import linear
+
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -29,4 +31,4 @@ def full_product(
 ) -> Float[Tensor, "*shape row"]:
     """x @ rows.T in float32 even under autocast: with the 8 bits of bf16 scores would tie."""
     with torch.autocast(x.device.type, enabled=False):
-        return x.float() @ rows.float().T
+        return linear(x.float(), rows.float())

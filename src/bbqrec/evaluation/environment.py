@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from bbqrec.products import is_mkl_slow
+
 
 def environment() -> dict[str, Any]:
     """What a number may depend on besides data, settings and seed."""
@@ -18,6 +20,7 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "fp32_products": "oneDNN" if is_mkl_slow() else "as PyTorch",
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cuda": torch.version.cuda,

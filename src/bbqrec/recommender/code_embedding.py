@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bbqrec.precision import full_product
+from bbqrec.products import linear
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.tables import Catalog
 from bbqrec.semantic_ids import PAD_TOKEN
@@ -53,7 +54,7 @@ class CodeEmbedding(nn.Module):
         """Scores of all tokens, or of each level's codes (short levels end in -inf)."""
         hidden = hidden * self.output_scale
         if self.normalize == "vocabulary":
-            return hidden @ self.weight.T
+            return linear(hidden, self.weight)
         width = max(self.sizes)
         levels = [
             F.pad(self._level_logits(x, level), (0, width - size), value=-torch.inf)
@@ -80,4 +81,4 @@ class CodeEmbedding(nn.Module):
 
     def _level_logits(self, hidden: Tensor, level: int) -> Tensor:
         start = self.offsets[level]
-        return hidden @ self.weight[start : start + self.sizes[level]].T
+        return linear(hidden, self.weight[start : start + self.sizes[level]])

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from bbqrec.products import Linear
 from bbqrec.recommender.config import RecommenderConfig
 
 NORM_EPSILON = 1e-6
@@ -128,9 +129,9 @@ def hide(is_visible: Bool[Tensor, "*shape"], like: Tensor) -> Float[Tensor, "*sh
     return like.new_zeros(is_visible.shape).masked_fill(~is_visible, -torch.inf)
 
 
-def random_linear(inputs: int, outputs: int, std: float) -> nn.Linear:
+def random_linear(inputs: int, outputs: int, std: float) -> Linear:
     """A bias-free linear map with normal weights."""
-    linear = nn.Linear(inputs, outputs, bias=False)
+    linear = Linear(inputs, outputs)
     nn.init.normal_(linear.weight, std=std)
     return linear
 

@@ -1,0 +1,94 @@
+"""Products of float32 matrices on a CPU whose maker is not Intel.
+
+PyTorch multiplies them with Intel's MKL, which uses half the width of AVX-512 units that it did not
+expect: 95 GFLOP/s on a core of an AMD EPYC (Zen 5) where oneDNN, which PyTorch brings along and
+uses for bfloat16, reaches 220. Which library multiplies follows from the machine and from the
+shapes alone, never from a timing, so that a run can be repeated to the last bit.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+# oneDNN compiles a kernel for each new shape, in about half a millisecond, and keeps the latest.
+# Training meets a new shape at nearly every step: there a product must gain that much at once.
+MIN_FLOPS, MIN_FLOPS_IN_TRAINING = 16e6, 80e6
+
+
+class Linear(nn.Linear):
+    """A linear map without bias, by whichever library multiplies faster."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Float[Tensor, "*shape inputs"]) -> Float[Tensor, "*shape outputs"]:
+        return linear(x, self.weight)
+
+
+def linear(
+    x: Float[Tensor, "*shape inputs"], weight: Float[Tensor, "outputs inputs"]
+) -> Float[Tensor, "*shape outputs"]:
+    """x @ weight.T, as `torch.nn.functional.linear`; the last bits depend on the library."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or not is_mkl_slow():
+        return F.linear(x, weight)
+    if torch.is_autocast_enabled("cpu") or not x.dtype == weight.dtype == torch.float32:
+        return F.linear(x, weight)
+    is_training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    flops = 2 * x.numel() * weight.shape[0]
+    if flops < (MIN_FLOPS_IN_TRAINING if is_training else MIN_FLOPS):
+        return F.linear(x, weight)
+    if not is_training:
+        return _onednn(x, weight)
+    product: Tensor = _Product.apply(x, weight)
+    return product
+
+
+class _Product(torch.autograd.Function):
+    """`linear` with both gradients by oneDNN, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _onednn(x, weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x = _onednn(grad, weight.T) if ctx.needs_input_grad[0] else None
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            rows, sources = grad.flatten(0, -2), x.flatten(0, -2)
+            # The first factor is copied into rows of its own: let it be the narrower one.
+            if sources.shape[1] < rows.shape[1]:
+                of_weight = _onednn(sources.T, rows.T).T
+            else:
+                of_weight = _onednn(rows.T, sources.T)
+        return of_x, of_weight
+
+
+def _onednn(x: Tensor, weight: Tensor) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return product
+
+
+@cache
+def is_mkl_slow() -> bool:
+    """Whether oneDNN is there, multiplies right, and runs on a processor that MKL neglects."""
+    features = torch.cpu.get_capabilities()
+    is_neglected = bool(features.get("avx512_f")) and "AMD" in str(features.get("cpu_name"))
+    backends = torch.backends
+    if not (is_neglected and backends.mkl.is_available() and backends.mkldnn.is_available()):
+        return False
+    # The operator is not among PyTorch's documented ones; should it change, do without it.
+    x, weight = torch.arange(12.0).view(3, 4), torch.arange(8.0).view(2, 4)
+    try:
+        with torch.inference_mode():
+            found = _onednn(x, weight)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return torch.equal(found, x @ weight.T)
