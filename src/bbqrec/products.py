@@ -41,10 +41,9 @@ def linear(
     flops = 2 * x.numel() * weight.shape[0]
     if flops < (MIN_FLOPS_IN_TRAINING if is_training else MIN_FLOPS):
         return F.linear(x, weight)
-    if not is_training:
-        return _onednn(x, weight)
-    product: Tensor = _Product.apply(x, weight)
-    return product
+    rows = x.reshape(-1, x.shape[-1])
+    product: Tensor = _Product.apply(rows, weight) if is_training else _onednn(rows, weight)
+    return product.view(*x.shape[:-1], weight.shape[0])
 
 
 class _Product(torch.autograd.Function):
@@ -62,12 +61,11 @@ class _Product(torch.autograd.Function):
         of_x = _onednn(grad, weight.T) if ctx.needs_input_grad[0] else None
         of_weight = None
         if ctx.needs_input_grad[1]:
-            rows, sources = grad.flatten(0, -2), x.flatten(0, -2)
             # The first factor is copied into rows of its own: let it be the narrower one.
-            if sources.shape[1] < rows.shape[1]:
-                of_weight = _onednn(sources.T, rows.T).T
+            if x.shape[1] < grad.shape[1]:
+                of_weight = _onednn(x.T, grad.T).T
             else:
-                of_weight = _onednn(rows.T, sources.T)
+                of_weight = _onednn(grad.T, x.T)
         return of_x, of_weight
 
 
