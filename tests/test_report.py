@@ -20,12 +20,13 @@ from bbqrec.errors import CorruptArtifactError
 from bbqrec.evaluation import Evaluation, Interval
 from bbqrec.pipeline import run_stages
 from bbqrec.recommend import Recommender
-from bbqrec.report import write_report
+from bbqrec.report import learned, write_report
 from bbqrec.report.codes import example_item, show_levels, show_wall
 from bbqrec.report.curves import BOTTOM, HEIGHT, TOP, heat_table, training_charts
 from bbqrec.report.metrics import (
     difference_panels,
     headline,
+    metric_tables,
     nice_step,
     overall_panels,
     slice_panels,
@@ -37,7 +38,7 @@ from bbqrec.report.template import duration, signed
 from bbqrec.report.users import sample_users
 from bbqrec.report.words import TellingWords
 from bbqrec.semantic_ids import SemanticIds
-from bbqrec.storage import read_json, sha256_file, write_json
+from bbqrec.storage import read_json, read_tensors, sha256_file, write_json
 
 HOSTILE = '<script>alert("x")</script> & <img src=http://evil.example/x.png>'
 BROKEN = 5
@@ -227,6 +228,46 @@ def test_differences_are_drawn_around_zero_and_scores_from_zero(run: RunFolder) 
             assert 0 <= dot.low <= dot.left <= dot.low + dot.width <= 100 + 1e-6
     scores = [*overall_panels(evaluation), *slice_panels(evaluation)["history length"]]
     assert {panel.zero for panel in scores} == {0.0}
+
+
+def test_users_who_are_all_in_one_slice_are_no_card_of_their_own(run: RunFolder) -> None:
+    values = read_json(run.directory / "metrics.json")["test"]
+    evaluation = Evaluation.parse(values, source="here")
+    kinds = slice_panels(evaluation).keys()
+    for by_setting in values["models"].values():
+        for result in by_setting.values():
+            groups = result["slices"]["target popularity"]
+            result["slices"]["target popularity"] = dict(list(groups.items())[:1])
+
+    lone = slice_panels(Evaluation.parse(values, source="here"))
+
+    assert kinds - lone.keys() == {"target popularity"}
+
+
+def test_an_oracle_is_never_the_best(run: RunFolder) -> None:
+    values = read_json(run.directory / "metrics.json")["test"]
+    models = values["models"]
+    winner = max(
+        models, key=lambda n: models[n]["filtered"]["overall"]["metrics"]["ndcg@10"]["mean"]
+    )
+    models["oracle"] = models[winner]
+
+    table = metric_tables(Evaluation.parse(values, source="here"))[0]
+
+    column = table.metrics.index("NDCG@10")
+    assert [row.name for row in table.rows if row.cells[column].is_best] == [winner]
+
+
+def test_buckets_of_likeness_are_named_by_their_borders(run: RunFolder, page: Page) -> None:
+    weights = read_tensors(run.folder("train") / "model.safetensors")
+    edges = weights["catalog.neighbor_edges.text"].exp().tolist()
+
+    tables = {table.name: table for table in learned(run)["neighbors"]}
+
+    labels = [label for label, _ in tables["text"].rows]
+    assert labels == [f"below {edges[0]:.2g}", *(f"from {edge:.2g}" for edge in edges)]
+    assert labels == [label for label, _ in tables["text, unseen items"].rows]
+    assert set(labels) <= set(page.words)
 
 
 @pytest.mark.parametrize(

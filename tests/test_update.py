@@ -181,6 +181,37 @@ def test_the_same_data_again_change_nothing(updated: Path, shop: Path) -> None:
     assert changed <= {".lock", "versions", updated.name}
 
 
+def test_a_dry_run_says_what_would_come_in_and_changes_nothing(
+    first: Path, updated: Path, shop: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in sorted(first.rglob("*"))}
+
+    printed = CliRunner().invoke(
+        app, ["update", str(first), "--data", str(shop), "--dry-run", "--json", "-q"]
+    )
+
+    values = json.loads(printed.stdout)
+    assert values["found"] == lineage(updated)[1].about["found"]
+    assert values["seconds"].keys() == {"prepare", "encode", "train", "evaluate"}
+    assert values["total_seconds"] > 0
+    assert {path: path.stat().st_mtime_ns for path in sorted(first.rglob("*"))} == before
+
+
+def test_an_update_says_things_once_and_draws_its_curves_in_its_own_folder(
+    root: Path, shop: Path
+) -> None:
+    said = CliRunner().invoke(
+        app, ["update", str(root), "--data", str(shop), "--track", "tensorboard"]
+    )
+
+    text = " ".join((said.stderr + said.stdout).split())
+    assert said.exit_code == 0, said.stderr
+    assert text.count("evaluate: not done yet, doing it now") == 1
+    assert text.count("new interactions (") == 1
+    assert list((root / "versions" / "1" / "tracking").rglob("events.out.*"))
+    assert not (root / "tracking").exists()
+
+
 def test_an_updated_run_is_up_to_date_and_not_prepared_from_its_source_alone(
     updated: Path, first: Path, tmp_path: Path
 ) -> None:

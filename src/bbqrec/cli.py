@@ -88,6 +88,7 @@ def demo(
     out: Out = Path("runs/demo"),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws another shop.")] = 0,
     device: Device = "auto",
+    track: Track = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -99,7 +100,7 @@ def demo(
     with session(quiet):
         from bbqrec.pipeline import choose_device, run_demo
 
-        run_demo(out, seed=seed, device=choose_device(device))
+        run_demo(out, seed=seed, device=choose_device(device), track=track)
         _show(out, "report", as_json)
 
 

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from bbqrec.cli_options import Device, Json, Overrides, Quiet, RunArgument, print_json
+from bbqrec.cli_options import (
+    Device,
+    DryRun,
+    Json,
+    Overrides,
+    Quiet,
+    RunArgument,
+    Track,
+    print_json,
+)
 from bbqrec.errors import ConfigError, MissingDependencyError
 from bbqrec.terminal import say, session
 
@@ -46,12 +55,16 @@ def update(
     ] = None,
     overrides: Overrides = None,
     device: Device = "auto",
+    dry_run: DryRun = False,
+    track: Track = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Bring new interactions and items into a trained run, as its next version.
 
     From files: `bbqrec update runs/shop --data july.csv`
+
+    What it would bring and cost: `bbqrec update runs/shop --data july.csv --dry-run`
 
     From a server: `bbqrec update runs/shop --events runs/shop/serving/events.sqlite3`
 
@@ -76,9 +89,16 @@ def update(
             news = news._replace(collected=_collected(events), events_place=events)
         if withdrawn is not None:
             news = news._replace(withdrawn=_listed(withdrawn))
-        updated = update_run(
-            run, news, config=config, reading=reading, device=choose_device(device)
-        )
+        chosen = choose_device(device)
+        if dry_run:
+            from bbqrec.estimate import estimate_update
+
+            values, renderable = estimate_update(
+                run, news, config=config, reading=reading, device=chosen
+            )
+            print_json(values) if as_json else Console().print(renderable)
+            return
+        updated = update_run(run, news, config=config, reading=reading, device=chosen, track=track)
         values, renderable = update_summary(run, updated.found, updated.version)
         print_json(values) if as_json else Console().print(renderable, crop=False)
 

@@ -4,13 +4,15 @@ import resource
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from bbqrec.bundle import RunFolder
-from bbqrec.data import Dataset, prepare
+from bbqrec.data import Dataset, PrepareConfig, prepare
 from bbqrec.features import Features, default_encoders, standardize
 from bbqrec.pipeline import STAGES, check_size
 from bbqrec.recommender import ItemTables
@@ -21,6 +23,7 @@ from bbqrec.stage_keys import kept_stages
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
 from bbqrec.training.loop import LoopConfig, Recipe, num_epochs, seconds_per_step
 from bbqrec.training.recommender import make_recipe
+from bbqrec.update import News, read_news, settings_of, updatable
 
 LOCAL_DIMS = {"lexical": 256, "visual": 128}
 PRETRAINED_DIM = 768
@@ -50,9 +53,7 @@ def estimate(
     features = []
     for modality, encoder in encoders.items():
         dim = encoder.dim or LOCAL_DIMS.get(encoder.encoder, PRETRAINED_DIM)
-        vectors = torch.randn(dataset.num_items, dim)
-        present = torch.ones(dataset.num_items, dtype=torch.bool)
-        features.append(Features(modality, vectors, present, {}))
+        features.append(_random_features(modality, dataset.num_items, dim))
         rate = LOCAL_ITEMS_PER_S if encoder.encoder in LOCAL_DIMS else PRETRAINED_ITEMS_PER_S
         seconds["encode"] = seconds.get("encode", 0.0) + dataset.num_items / rate
     if config.tokenizer.method == "bbqrec" and "tokenize" not in kept:
@@ -62,10 +63,74 @@ def estimate(
         seconds["tokenize"] = _training_time(
             tokenizer, LoopConfig(epochs=config.tokenizer.epochs, precision="fp32"), device
         )
-    tables = _random_tables(dataset, features, config)
-    recommender = make_recipe(
+    cost = _recommender_cost(dataset, features, config, device)
+    if "train" not in kept:
+        seconds["train"] = cost.training_s
+    # Validation and test, with the history kept and filtered.
+    cases = 2 * (len(dataset.validation) + len(dataset.test))
+    seconds["evaluate"] = cost.validation_s * cases / config.training.validation_users
+    seconds = {
+        stage: 0.0 if stage in kept else seconds[stage]
+        for stage in STAGES
+        if stage in kept or stage in seconds
+    }
+    disk += sum(f.vectors.numel() * 4 for f in features) + 10 * cost.weight_bytes
+    return _values(seconds, kept, disk)
+
+
+def estimate_update(
+    root: Path, news: News, *, config: RunConfig, reading: PrepareConfig, device: str = "cpu"
+) -> tuple[dict[str, Any], RenderableType]:
+    """The same for an update, and what it would find; the run stays as it is.
+
+    Raises:
+        BBQRecError: as the update itself would.
+    """
+    parent = updatable(root)
+    settings = settings_of(parent, config)
+    known = parent.dataset()
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.monotonic()
+        found = read_news(parent, news, settings, reading, Path(folder))
+        sentence = f"found {found.sentence()}"
+        if not found.is_anything:
+            about = {"found": found._asdict(), "total_seconds": 0.0}
+            return about, Text(f"{sentence}: nothing new, so {root} would stay as it is")
+        dataset = Dataset.load(Path(folder))
+        check_size(dataset, settings)
+        seconds = {"prepare": time.monotonic() - start}
+        disk = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    features = []
+    for f in parent.features(known):
+        rate = LOCAL_ITEMS_PER_S if f.identity["encoder"] in LOCAL_DIMS else PRETRAINED_ITEMS_PER_S
+        seconds["encode"] = seconds.get("encode", 0.0) + found.items / rate
+        features.append(_random_features(f.modality, dataset.num_items, f.dim))
+    training = settings.training.model_copy(update=dict(settings.update))
+    settings = settings.model_copy(update={"training": training})
+    cost = _recommender_cost(dataset, features, settings, device)
+    seconds["train"] = cost.training_s
+    # Validation and test, with the history kept and filtered, of the version before as well.
+    cases = 4 * (len(dataset.validation) + len(dataset.test))
+    seconds["evaluate"] = cost.validation_s * cases / training.validation_users
+    disk += sum(f.vectors.numel() * 4 for f in features) + 10 * cost.weight_bytes
+    values, table = _values(seconds, [], disk)
+    return {"found": found._asdict(), **values}, Group(Text(sentence), table)
+
+
+class _Cost(NamedTuple):
+    """What training the recommender takes, and one validation."""
+
+    training_s: float
+    validation_s: float
+    weight_bytes: int
+
+
+def _recommender_cost(
+    dataset: Dataset, features: list[Features], config: RunConfig, device: str
+) -> _Cost:
+    recipe = make_recipe(
         dataset,
-        tables,
+        _random_tables(dataset, features, config),
         config.recommender,
         config.training,
         config.ranking,
@@ -73,28 +138,25 @@ def estimate(
         device=device,
     )
     start = time.monotonic()
-    recommender.end_epoch(0)
+    recipe.end_epoch(0)
     validation = time.monotonic() - start
-    if "train" not in kept:
-        num_validations = num_epochs(recommender, config.training) / config.training.validate_every
-        training = _training_time(recommender, config.training, device)
-        seconds["train"] = training + validation * num_validations
-    # Validation and test, with the history kept and filtered.
-    cases = 2 * (len(dataset.validation) + len(dataset.test))
-    seconds["evaluate"] = validation * cases / config.training.validation_users
-    seconds = {
-        stage: 0.0 if stage in kept else seconds[stage]
-        for stage in STAGES
-        if stage in kept or stage in seconds
-    }
-    weights = sum(p.numel() for p in recommender.model.parameters()) * 4
-    disk += sum(f.vectors.numel() * 4 for f in features) + 10 * weights
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    num_validations = num_epochs(recipe, config.training) / config.training.validate_every
+    training = _training_time(recipe, config.training, device) + validation * num_validations
+    weights = sum(p.numel() for p in recipe.model.parameters()) * 4
+    return _Cost(training, validation, weights)
+
+
+def _random_features(modality: str, num_items: int, dim: int) -> Features:
+    present = torch.ones(num_items, dtype=torch.bool)
+    return Features(modality, torch.randn(num_items, dim), present, {})
+
+
+def _values(seconds: dict[str, float], kept: list[str], disk: int) -> tuple[dict[str, Any], Table]:
     values: dict[str, Any] = {
         "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
         "kept": kept,
         "total_seconds": round(sum(seconds.values()), 1),
-        "peak_memory_bytes": peak,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "disk_bytes": disk,
     }
     return values, _table(values)
@@ -121,7 +183,8 @@ def _table(values: dict[str, Any]) -> Table:
     for stage, seconds in values["seconds"].items():
         table.add_row(stage, "kept" if stage in values["kept"] else f"{seconds:,.0f} s")
     table.add_section()
-    table.add_row("all", f"{values['total_seconds'] / 60:,.1f} min")
+    total = values["total_seconds"]
+    table.add_row("all", f"{total:,.0f} s" if total < 100 else f"{total / 60:,.1f} min")
     table.add_row("peak memory", f"{values['peak_memory_bytes'] / 2**30:.1f} GiB")
     table.add_row("disk", f"{values['disk_bytes'] / 2**20:,.0f} MiB")
     return table

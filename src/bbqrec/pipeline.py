@@ -46,6 +46,7 @@ from bbqrec.storage import (
 )
 from bbqrec.training.recommender import fit_recommender
 from bbqrec.training.tokenizer import fit_tokenizer
+from bbqrec.training.tracking import tracked_by
 
 logger = logging.getLogger(__name__)
 
@@ -99,22 +100,32 @@ def run_stages(
             steps[stage]()
 
 
-def run_demo(out: Path, *, seed: int, device: str = "cpu") -> None:
-    """Draw the shop of `seed` into `out`/shop and run every stage on it, beside the oracle."""
+def run_demo(out: Path, *, seed: int, device: str = "cpu", track: str = "none") -> None:
+    """Draw the shop of `seed` into `out`/shop and run every stage on it, beside the oracle.
+
+    Args:
+        track: where training's curves go, as `tracked_by` takes it.
+    """
     config = RunConfig.parse({**read_toml(find_config("demo")), "seed": seed}, source="demo.toml")
     shop = out / "shop"
+    with tracked_by(track, out, config.model_dump(mode="json")):
+        _draw(shop, seed)
+        run_stages(RunFolder(out), config, source=shop, device=device)
+
+
+def _draw(shop: Path, seed: int) -> None:
     drawn = shop / "drawn.json"
-    if not drawn.is_file() or read_json(drawn) != {"seed": seed}:
-        logger.info("drawing the shop of seed %d", seed)
-        if shop.exists() and not drawn.is_file():
-            raise StorageError(
-                f"{shop} was not drawn by bbqrec and would be replaced; give another folder as "
-                "--out, or move it away"
-            )
-        with new_directory(shop) as directory:
-            draw_shop(directory, seed=seed)
-            write_json(directory / "drawn.json", {"seed": seed})
-    run_stages(RunFolder(out), config, source=shop, device=device)
+    if drawn.is_file() and read_json(drawn) == {"seed": seed}:
+        return
+    logger.info("drawing the shop of seed %d", seed)
+    if shop.exists() and not drawn.is_file():
+        raise StorageError(
+            f"{shop} was not drawn by bbqrec and would be replaced; give another folder as "
+            "--out, or move it away"
+        )
+    with new_directory(shop) as directory:
+        draw_shop(directory, seed=seed)
+        write_json(directory / "drawn.json", {"seed": seed})
 
 
 def find_config(name: str) -> Path:

@@ -102,13 +102,18 @@ def write_tensors(
     write_bytes(path, save(own, metadata=dict(metadata) if metadata else None))
 
 
-def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """All tensors of a safetensors file; CorruptArtifactError when it is damaged."""
+def read_tensors(path: Path, device: str = "cpu", *, prefix: str = "") -> dict[str, Tensor]:
+    """All tensors of a safetensors file; CorruptArtifactError when it is damaged.
+
+    Args:
+        prefix: only those whose names begin so are read.
+    """
     if not path.is_file():
         raise CorruptArtifactError(f"{path} is missing or is not a file")
     try:
         with safe_open(str(path), framework="pt", device=device) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, ValueError, RuntimeError, OSError) as error:
         raise CorruptArtifactError(f"{path} is not a readable safetensors file: {error}") from None
 

@@ -16,11 +16,11 @@ from bbqrec.lineage import LINEAGE_FILE, lineage
 from bbqrec.prepared import prepared_summary
 from bbqrec.progress import printable
 from bbqrec.recommend import Recommendation, Recommender
+from bbqrec.report import ORACLE
 from bbqrec.storage import read_json
 
 METRICS = ("recall@10", "ndcg@10")
 NUM_SHOPPERS = 3
-ORACLE = "oracle"  # who knows how a drawn shop was drawn: a bound, not a rival
 
 
 def summarize(run: RunFolder, stage: str) -> tuple[dict[str, Any], RenderableType]:
@@ -65,7 +65,6 @@ def update_summary(
     about = read_json(run.directory / LINEAGE_FILE)
     kept = "no epoch was better on validation than the old weights, which were kept; the new "
     lines: list[RenderableType] = [
-        Text(f"found {found.sentence()}"),
         _changes_table(about["changes"]["test"]),
         Text(f"{kept}items and interactions count all the same" if about["is_kept"] else ""),
         Text(f"version {version} of {root} is used from now on; version {about['parent']} stays"),
@@ -131,6 +130,11 @@ def lineage_summary(root: Path) -> tuple[list[dict[str, Any]], RenderableType]:
     ]
     note = "* is what commands and servers use; NDCG: before -> after, on the version's test cases"
     return values, Group(table, Text(note))
+
+
+def _share(value: float) -> str:
+    """As the table above it writes scores."""
+    return f"{value:.4f}".removeprefix("0")
 
 
 def _date(iso: str) -> str:
@@ -223,7 +227,7 @@ def _evaluated(run: RunFolder, *, with_shoppers: bool) -> tuple[dict[str, Any], 
         parts.append(overall_table(shown, setting, metrics=METRICS))
         if oracle is not None:
             means = oracle[setting].overall.metrics
-            values = ", ".join(f"{name} {means[name].mean:.4f}" for name in METRICS)
+            values = ", ".join(f"{name} {_share(means[name].mean)}" for name in METRICS)
             parts.append(Text(f"bound: {values} (an oracle that knows the shop's law)\n"))
     if with_shoppers:
         dataset = run.dataset()

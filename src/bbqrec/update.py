@@ -31,6 +31,7 @@ from bbqrec.pipeline import (
     write_model,
     write_tokens,
 )
+from bbqrec.prepared import set_aside
 from bbqrec.recommend import Recommender
 from bbqrec.recommender import (
     BEHAVIOR,
@@ -47,6 +48,7 @@ from bbqrec.source import source_fingerprint
 from bbqrec.stage_keys import encode_key, evaluate_key, tokenize_key, train_key
 from bbqrec.storage import read_json, read_tensors, write_json, write_tensors
 from bbqrec.training.recommender import fit_recommender
+from bbqrec.training.tracking import tracked_by
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +90,7 @@ def update_run(
     config: RunConfig | None = None,
     reading: PrepareConfig | None = None,
     device: str = "cpu",
+    track: str = "none",
 ) -> Updated:
     """Make the next version of the run at `root` and let everybody use it.
 
@@ -96,21 +99,18 @@ def update_run(
     Args:
         config: settings of the update; those of the run itself stay. None takes the run's.
         reading: how `news.source` is written, where that differs from the run's first data.
+        track: where training's curves go, as `tracked_by` takes it, in the version's own folder.
 
     Raises:
         DataError: the new data break a rule.
         SemanticIdError: new items came, and the run's tokenizer has no semantic ID to give.
         CorruptArtifactError: the run is not finished, or damaged.
     """
-    if not root.is_dir():
-        raise StorageError(f"there is no run folder at {root}; `bbqrec run` makes one")
-    parent = RunFolder(root)
-    if parent.version == 0 and (root / LINEAGE_FILE).is_file():
-        raise ConfigError(f"{root} is a version of a run; update the run two folders above it")
+    parent = updatable(root)
     with parent.locked():
         recommender = Recommender.load(parent)
         parent.verify("encode")
-        settings = _settings(parent, config)
+        settings = settings_of(parent, config)
         key = _key(parent, news, settings, reading or settings.prepare)
         last = finished_versions(root)[-1]
         made = update_of(RunFolder(root, last))
@@ -118,18 +118,21 @@ def update_run(
             use_version(root, last)
             return Updated(Found(**made["found"]), last)
         run = RunFolder(root, last + 1)
-        found = _grown(run, parent, news, settings, reading or settings.prepare, key)
-        if not found.is_anything:
-            shutil.rmtree(run.directory, ignore_errors=True)
-            return Updated(found, None)
-        logger.info("found %s", found.sentence())
-        write_json(run.config_path, settings.model_dump(mode="json"))
-        check_size(run.dataset(), settings)
-        _encode(run, parent, settings, device)
-        _tokenize(run, parent, recommender, settings)
-        _train(run, parent, recommender, settings, device)
+        with tracked_by(track, run.directory, settings.model_dump(mode="json")):
+            found = _grown(run, parent, news, settings, reading or settings.prepare, key)
+            if not found.is_anything:
+                shutil.rmtree(run.directory, ignore_errors=True)
+                return Updated(found, None)
+            logger.info("found %s", found.sentence())
+            dataset = run.dataset()
+            if (sentence := set_aside(run, dataset)) is not None:
+                logger.warning("%s", sentence)
+            write_json(run.config_path, settings.model_dump(mode="json"))
+            check_size(dataset, settings)
+            _encode(run, parent, settings, device)
+            _tokenize(run, parent, recommender, settings)
+            _train(run, parent, recommender, settings, device)
         if not run.is_current("evaluate", evaluate_key(run, settings)):
-            announce(run, "evaluate")
             evaluate_stage(run, settings, device)
         write_report(run)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -163,7 +166,17 @@ def run_config(root: Path, overrides: Sequence[str]) -> tuple[RunConfig, Prepare
     return config, config.prepare
 
 
-def _settings(parent: RunFolder, config: RunConfig | None) -> RunConfig:
+def updatable(root: Path) -> RunFolder:
+    """The version in use of the run at `root`; StorageError or ConfigError where it is none."""
+    if not root.is_dir():
+        raise StorageError(f"there is no run folder at {root}; `bbqrec run` makes one")
+    run = RunFolder(root)
+    if run.version == 0 and (root / LINEAGE_FILE).is_file():
+        raise ConfigError(f"{root} is a version of a run; update the run two folders above it")
+    return run
+
+
+def settings_of(parent: RunFolder, config: RunConfig | None) -> RunConfig:
     """The run's own, with the recommender's as it was trained and the update's as asked now."""
     kept = RunConfig.parse(read_json(parent.config_path), source=str(parent.config_path))
     path = parent.folder("train") / "model.json"
@@ -226,17 +239,24 @@ def _grown(
     manifest = {"source": held.get("source"), "update": about}
     run.directory.mkdir(parents=True)
     with run.write_stage("prepare", held["key"], manifest) as directory:
-        found = grow(
-            parent.folder("prepare"),
-            news.source,
-            news.collected,
-            directory,
-            config.prepare,
-            withdrawn=news.withdrawn,
-            reading=reading,
-        )
+        found = read_news(parent, news, config, reading, directory)
         about["found"] = found._asdict()
     return found
+
+
+def read_news(
+    parent: RunFolder, news: News, config: RunConfig, reading: PrepareConfig, directory: Path
+) -> Found:
+    """Write the parent's data with the new ones into `directory`, and say what was new."""
+    return grow(
+        parent.folder("prepare"),
+        news.source,
+        news.collected,
+        directory,
+        config.prepare,
+        withdrawn=news.withdrawn,
+        reading=reading,
+    )
 
 
 def _place_shown(place: str | None) -> str | None:

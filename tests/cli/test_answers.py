@@ -54,13 +54,13 @@ def test_where_there_are_fewer_items_than_asked_for_that_is_said(
 
 
 def test_what_strangers_wrote_is_shown_and_not_obeyed(finished: Path, tmp_path: Path) -> None:
-    (tmp_path / "evil.csv").write_text("\x1b[2Juser,[bold]item\n1,2\n")
+    (tmp_path / "evil.csv").write_text("\x9b2Juser,[bold]item\n1,2\n")
 
     table = invoke("recommend", finished, "--history", "i8")
     sentence = refusal("prepare", tmp_path / "evil.csv", "--out", tmp_path / "run", "-q")
 
     assert "[/x]" in table.stdout
-    assert "\N{REPLACEMENT CHARACTER}[2Juser, [bold]item" in sentence
+    assert "\N{REPLACEMENT CHARACTER}2Juser, [bold]item" in sentence
 
 
 def test_unknown_items_are_passed_over_and_named(finished: Path) -> None:
@@ -286,7 +286,7 @@ def test_an_oracle_is_a_bound_and_no_rival(run: Path) -> None:
     console.print(summarize(RunFolder(run), "evaluate")[1])
 
     lines = console.export_text().splitlines()
-    assert sum(line.startswith("bound: recall@10 0.") for line in lines) == 2
+    assert sum(line.startswith("bound: recall@10 .") for line in lines) == 2
     assert not any("│ oracle" in line for line in lines)
 
 

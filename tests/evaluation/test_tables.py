@@ -1,5 +1,7 @@
 """Tables show every model, mark the best and survive odd model names."""
 
+import re
+
 import pytest
 import torch
 from rich.console import Console
@@ -40,9 +42,34 @@ def test_the_terminal_table_shows_intervals_names_and_the_best_in_bold(
 
     best = evaluation.models["pop [red]a|b[/red]"]["kept"].overall.metrics["ndcg@10"]
     assert "pop [red]a|b[/red]" in text
-    assert f"\x1b[1m{best.mean:.4f} [{best.low:.4f}, {best.high:.4f}]\x1b[0m" in text
+    interval = f"{best.mean:.4f} [{best.low:.4f}, {best.high:.4f}]".replace("0.", ".")
+    assert f"\x1b[1m{interval}\x1b[0m" in text
+    hits = evaluation.models["worst"]["kept"].overall.metrics["recall@10"]
+    assert f"{hits.mean:.4f}".replace("0.", ".") in text
+    assert f"{hits.low:.4f}, ".replace("0.", ".") not in text
     assert "ndcg@10 against worst" in text
     assert "recall@5" not in text
+
+
+def test_the_terminal_table_fits_80_columns_with_every_number_on_one_line() -> None:
+    data = random_dataset(num_users=120, num_items=60, seed=0)
+    models = {name: fit_popularity(data) for name in ("popularity", "item-kNN", "BBQRec")}
+    evaluation = evaluate(models, data.test, data, reference="item-kNN")
+    console = Console(width=80)
+
+    with console.capture() as capture:
+        console.print(overall_table(evaluation, "filtered", metrics=("recall@10", "ndcg@10")))
+
+    lines = capture.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert (
+        sum(
+            re.search(r"│ (popul|item-k|BBQ)\S+ +│ +\.\d{4} │ +\.\d{4} \[", x) is not None
+            for x in lines
+        )
+        == 3
+    )
+    assert "…" not in capture.get()
 
 
 def test_markdown_has_the_same_columns_in_every_row(evaluation: Evaluation) -> None:

@@ -9,6 +9,7 @@ from looking import Look, get, names, offers, settled
 from on_socket import on_socket
 from playwright.sync_api import expect
 
+from bbqrec.bundle import RunFolder
 from bbqrec.serving import EventStore, ServeConfig, Service
 
 
@@ -31,6 +32,34 @@ def test_the_tree_shows_the_largest_codes_with_their_items(site: str, look: Look
     assert page.locator(".map rect").count() == root["codebook_size"]
     label = page.locator(".map").get_attribute("aria-label")
     assert label == f"{root['num_codes']} of 8 codes are used here, {len(dead)} are dead"
+
+
+def test_a_code_that_only_withdrawn_items_have_is_said_to_be_theirs(
+    run: Path, events: Path, look: Look
+) -> None:
+    ids = RunFolder(run).semantic_ids().codes[:, 0]
+    first = int(ids[0])
+    gone = [RunFolder(run).dataset().item_ids[i] for i in (ids == first).nonzero().flatten()]
+    with on_socket(Service(run, EventStore(str(events)), ServeConfig())) as address:
+        for item_id in gone:
+            assert httpx.delete(f"{address}/v1/items/{item_id}").status_code in (200, 204)
+        page = look(f"{address}/#/tree")
+
+        settled(page).wait_for_selector(".map")
+        assert "1 of withdrawn items only" in page.locator(".legend").inner_text()
+        square = page.locator(".map rect.free")
+        assert square.locator("title").text_content() == f"code {first}: of withdrawn items only"
+
+
+def test_numbers_are_written_one_way(site: str, look: Look) -> None:
+    page = look(site)
+
+    shown = page.evaluate(
+        "async () => { const { percent } = await import('/page/dom.js');"
+        " return [0.2791, 0.0123, 0.000041, 0].map(percent); }"
+    )
+
+    assert shown == ["28%", "1.2%", "0.0041%", "0%"]
 
 
 def test_a_walk_down_the_tree_ends_at_an_item(site: str, look: Look) -> None:

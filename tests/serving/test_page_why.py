@@ -39,7 +39,7 @@ def ask_why(page: Page, place: int) -> None:
 
 
 def number(text: str) -> float:
-    return float(text.replace("−", "-").removesuffix(" %"))
+    return float(text.replace("−", "-").replace(",", "").removesuffix("%"))
 
 
 def test_a_score_is_shown_in_parts_that_add_up(wordy_site: str, look: Look) -> None:

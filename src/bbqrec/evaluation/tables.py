@@ -1,12 +1,13 @@
 """Evaluations for the eye: tables for the terminal, and the same ones in Markdown."""
 
+import re
 from typing import NamedTuple
 
 from rich.table import Table
 from rich.text import Text
 
 from bbqrec.errors import ConfigError
-from bbqrec.evaluation.results import Evaluation
+from bbqrec.evaluation.results import Evaluation, ModelResult
 from bbqrec.evaluation.scores import Interval
 
 SETTING_TITLES = {
@@ -33,10 +34,13 @@ def overall_table(
 ) -> Table:
     """Models by metrics under one setting of the history filter; the best mean is bold.
 
-    Each cell is the mean with its bootstrap interval. With a reference a last column gives the
-    paired difference in the main metric. `metrics` chooses columns; None takes all.
+    Made for 80 columns: the main metric has its bootstrap interval, and so has the paired
+    difference to the reference in a last column; of other metrics the mean is shown.
+
+    Args:
+        metrics: columns; None takes all.
     """
-    return _rich(_overall(evaluation, setting, metrics))
+    return _rich(_brief(evaluation, setting, metrics))
 
 
 def slice_table(
@@ -50,7 +54,7 @@ def markdown_tables(evaluation: Evaluation) -> str:
     """Every table of an evaluation in Markdown: overall, then each kind of slice."""
     tables = []
     for setting in SETTING_TITLES:
-        tables += [_markdown(_overall(evaluation, setting, None))]
+        tables += [_markdown(_overall(evaluation, setting))]
         tables += [markdown_slices(evaluation, setting)]
     repeats = evaluation.num_repeat_targets
     note = f"{repeats} of {evaluation.num_cases} targets are items of their own history."
@@ -67,13 +71,44 @@ def markdown_slices(evaluation: Evaluation, setting: str) -> str:
     )
 
 
-def _overall(evaluation: Evaluation, setting: str, metrics: tuple[str, ...] | None) -> _Grid:
+def _brief(evaluation: Evaluation, setting: str, metrics: tuple[str, ...] | None) -> _Grid:
     results = {name: by_setting[setting] for name, by_setting in evaluation.models.items()}
-    known = tuple(next(iter(results.values())).overall.metrics)
-    names = metrics or known
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ConfigError(f"{unknown[0]} was not measured; measured are {', '.join(known)}")
+    main = evaluation.main_metric
+    names = metrics or tuple(next(iter(results.values())).overall.metrics)
+    columns = []
+    for name in names:
+        cells = _column([_measured(result, name) for result in results.values()])
+        short = [_without_zeros(c.text if name == main else c.text.split(" ")[0]) for c in cells]
+        columns.append([c._replace(text=text) for c, text in zip(cells, short, strict=True)])
+    header = ["model", *names]
+    if evaluation.reference is not None:
+        header.append(f"{main} against {evaluation.reference}")
+        differences = [result.overall.difference.get(main) for result in results.values()]
+        columns.append(
+            [_Cell(_without_zeros(signed_interval(d)) if d else "") for d in differences]
+        )
+    return _grid(_title(evaluation, setting), header, list(results), columns)
+
+
+def _without_zeros(text: str) -> str:
+    """`.3498 [.3372, .3625]`: scores lie within 1."""
+    return re.sub(r"\b0\.", ".", text)
+
+
+def _measured(result: ModelResult, metric: str) -> Interval:
+    known = result.overall.metrics
+    if metric not in known:
+        raise ConfigError(f"{metric} was not measured; measured are {', '.join(known)}")
+    return known[metric]
+
+
+def _title(evaluation: Evaluation, setting: str) -> str:
+    return f"{evaluation.split}, {evaluation.num_cases:,} users, {SETTING_TITLES[setting]}"
+
+
+def _overall(evaluation: Evaluation, setting: str) -> _Grid:
+    results = {name: by_setting[setting] for name, by_setting in evaluation.models.items()}
+    names = tuple(next(iter(results.values())).overall.metrics)
     columns = [
         _column([result.overall.metrics[name] for result in results.values()]) for name in names
     ]
@@ -85,8 +120,7 @@ def _overall(evaluation: Evaluation, setting: str, metrics: tuple[str, ...] | No
         header.append(f"{main} against {evaluation.reference}")
         differences = [result.overall.difference.get(main) for result in results.values()]
         columns.append([_Cell(signed_interval(d) if d else "") for d in differences])
-    title = f"{evaluation.split}, {evaluation.num_cases} users, {SETTING_TITLES[setting]}"
-    return _grid(title, header, list(results), columns)
+    return _grid(_title(evaluation, setting), header, list(results), columns)
 
 
 def _slices(evaluation: Evaluation, setting: str, kind: str, metric: str) -> _Grid:

@@ -1,8 +1,11 @@
 """An explanation for the terminal."""
 
 import math
+from collections.abc import Iterator
 
-from rich.console import Group, RenderableType
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -74,7 +77,7 @@ def _history(explanation: Explanation) -> Table:
     table = _table("what the history did (latest first)", tuple(names))
     largest = max((abs(part.left_out) for part in explanation.history), default=0.0)
     for part in explanation.history[: -MAX_EVENTS - 1 : -1]:
-        cells: list[str | Text] = [
+        cells: list[RenderableType] = [
             _line(part.title),
             "-" if part.attention is None else f"{part.attention:.0%}",
             f"{sum(part.similarity_bias.values()):+.2f}" if part.similarity_bias else "-",
@@ -91,8 +94,8 @@ def _history(explanation: Explanation) -> Table:
             f"{len(rest)} older ones, each left out alone", *blank, f"{strongest:+.3f}", ""
         )
     table.caption = (
-        "attention: share of the last layer's; likeness: what that to the latest added to it;\n"
-        "neighbor: given to the logit; counts: the score less that without this event."
+        "attention: share of the last layer's; likeness: added to it for that;\n"
+        "neighbor: added to the logit; counts: the score less that without the event."
     )
     table.caption_justify = "left"
     return table
@@ -104,40 +107,69 @@ def _levels(explanation: Explanation) -> Table:
     title = "how its semantic ID would be written"
     if explanation.rank_by == "dense":
         title += " (does not count here: the logit ranks)"
-    table = _table(title, ("level", "code", "of", "probability", "", "runners-up"))
+    table = _table(title, ("level", "code", "of", "probability", "runners-up"))
     for number, step in enumerate(levels, start=1):
         table.add_row(
             str(number),
             str(step.code),
-            _label(step),
+            _line(_label(step)),
             _share(step),
-            _bar(math.exp(step.log_probability), 1.0),
             _runners_up(step),
         )
     total = sum(step.log_probability for step in levels)
-    table.add_row("", "", "all of it", _percent(total), "", "")
+    table.add_row("", "", "all of it", _percent(total), "")
     return table
 
 
-def _runners_up(step: LevelStep) -> Text:
-    lines = [
-        Text.assemble(f"{_share(code)} ", (str(code.code), "dim"), " ", _label(code))
-        for code in step.runners_up
-    ]
-    if not lines:
+def _runners_up(step: LevelStep) -> RenderableType:
+    if not step.runners_up:
         return Text("no other item begins so", "dim")
-    joined = Text("\n").join(lines)
-    joined.no_wrap, joined.overflow = True, "ellipsis"
-    return joined
+    return Squeezed(
+        *(
+            (Text.assemble(f"{_share(code):>5} ", (f"{code.code:>3} ", "dim")), _label(code))
+            for code in step.runners_up
+        )
+    )
 
 
-def _label(code: Code) -> Text:
-    return _line(code.label) if code.label else Text("(nothing in common)", "dim")
+def _label(code: Code) -> str:
+    return code.label or "(nothing in common)"
 
 
-def _line(text: str) -> Text:
-    """A stranger's words, on one line."""
-    return Text(printable(text), no_wrap=True, overflow="ellipsis")
+class Squeezed:
+    """Lines that lose their middle where it is narrow: titles of a shop often begin alike.
+
+    Args:
+        lines: what is kept whole, and a stranger's words after it.
+    """
+
+    def __init__(self, *lines: tuple[Text, str]) -> None:
+        self._lines = [(head, printable(words)) for head, words in lines]
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        heads = max(head.cell_len for head, _ in self._lines)
+        whole = max(head.cell_len + cell_len(words) for head, words in self._lines)
+        return Measurement(min(heads + 3, whole), whole).clamp(max_width=options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        for head, words in self._lines:
+            left = options.max_width - head.cell_len
+            yield Text.assemble(head, squeeze(words, left), no_wrap=True, overflow="ellipsis")
+
+
+def squeeze(text: str, width: int) -> str:
+    """Beginning and end of a text on `width` columns of a terminal."""
+    if cell_len(text) <= width:
+        return text
+    end = max(0, (width - 1) // 2)
+    tail = text[len(text) - end :]
+    while cell_len(tail) > end:
+        tail = tail[1:]
+    return set_cell_size(text, max(0, width - 1 - cell_len(tail))).rstrip() + "…" + tail.lstrip()
+
+
+def _line(text: str) -> Squeezed:
+    return Squeezed((Text(), text))
 
 
 def _share(code: Code) -> str:

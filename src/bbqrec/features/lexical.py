@@ -73,7 +73,7 @@ class LexicalEncoder:
         _, strength, directions = randomized_svd(matrix, width, n_iter=4, random_state=0)
         kept = max(1, int((strength > 1e-4 * strength[0]).sum()))
         logger.info(
-            "%d texts, %d terms, %d dimensions keep %.0f %% of the weight",
+            "%d texts, %d terms, %d dimensions keep %.0f%% of the weight",
             len(texts),
             matrix.shape[1],
             kept,

@@ -63,7 +63,7 @@ class VisualEncoder:
         _, strength, directions = randomized_svd(scaled, width, random_state=0)
         kept = max(1, int((strength > 1e-4 * strength[0]).sum()))
         logger.info(
-            "%d pictures, %d dimensions keep %.0f %% of the variance",
+            "%d pictures, %d dimensions keep %.0f%% of the variance",
             len(statistics),
             kept,
             100 * np.square(strength[:kept]).sum() / max(np.square(scaled).sum(), 1e-12),

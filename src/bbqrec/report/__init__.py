@@ -3,6 +3,7 @@
 from bbqrec.report.codes import spread
 from bbqrec.report.facts import coded, learned, measured
 from bbqrec.report.metrics import (
+    ORACLE,
     SETTINGS,
     Headline,
     Panel,
@@ -20,6 +21,7 @@ from bbqrec.report.pictures import common_ratio, small_picture
 from bbqrec.report.template import template
 
 __all__ = [
+    "ORACLE",
     "SETTINGS",
     "Headline",
     "Panel",

@@ -14,6 +14,8 @@ from bbqrec.report.curves import heat_table, training_charts
 from bbqrec.report.metrics import headline, metric_tables, overall_panels, slice_panels
 from bbqrec.storage import read_json, read_tensors
 
+BORDERS = "catalog.neighbor_edges."  # of likeness, as logarithms, among the weights of a model
+
 
 def measured(run: RunFolder) -> dict[str, Any]:
     """Metrics with intervals on the test split, overall and by slice.
@@ -59,6 +61,7 @@ def learned(run: RunFolder) -> dict[str, Any]:
     # Where nothing was learned, nobody in training had an item that long ago.
     repeats = {age: value for age, value in model["repeat_bias"].items() if value}
     neighbors = read_tensors(folder / "neighbors.safetensors")
+    borders = read_tensors(folder / "model.safetensors", prefix=BORDERS) if neighbors else {}
     return {
         "charts": training_charts(read_json(folder / "log.json"), best_epoch),
         "best_epoch": best_epoch + 1,
@@ -66,7 +69,7 @@ def learned(run: RunFolder) -> dict[str, Any]:
         "repeats": repeats
         and heat_table("repeats", torch.tensor(list(repeats.values()))[:, None], list(repeats)),
         "neighbors": [
-            heat_table(name, _learned_ages(table).T, _likeness(table.shape[1]))
+            heat_table(name, _learned_ages(table).T, _likeness(borders, name, table.shape[1]))
             for name, table in neighbors.items()
         ],
         "ages": AGE_LABELS,
@@ -79,6 +82,13 @@ def _learned_ages(table: Tensor) -> Tensor:
     return table[: int(is_learned.max()) + 1 if len(is_learned) else 1]
 
 
-def _likeness(num_buckets: int) -> list[str]:
-    labels = [str(number) for number in range(1, num_buckets + 1)]
-    return ["1, least alike", *labels[1:-1], f"{num_buckets}, most alike"]
+def _likeness(borders: dict[str, Tensor], name: str, num_buckets: int) -> list[str]:
+    """Buckets of likeness, between 0 and 1, by their borders; by their numbers for a model of
+    before these were kept."""
+    modality, _, _ = name.partition(",")  # a table for unseen items has the same buckets
+    edges = borders.get(BORDERS + modality)
+    if edges is None or len(edges) != num_buckets - 1:
+        labels = [str(number) for number in range(1, num_buckets + 1)]
+        return ["1, least alike", *labels[1:-1], f"{num_buckets}, most alike"]
+    shown = [f"{edge:.2g}" for edge in edges.exp().tolist()]
+    return [f"below {shown[0]}", *(f"from {edge}" for edge in shown)]

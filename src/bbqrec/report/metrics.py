@@ -7,6 +7,7 @@ from typing import NamedTuple
 from bbqrec.evaluation import Evaluation, Interval, ModelResult
 
 OURS = "BBQRec"
+ORACLE = "oracle"  # who knows how a drawn shop was drawn: a bound, not a rival
 USUAL_METRICS = ("ndcg@10", "recall@10")
 SETTINGS = {
     "filtered": "history items removed from the candidates",
@@ -136,10 +137,13 @@ def slice_panels(
     setting: str = "filtered",
     metric: str | None = None,
 ) -> dict[str, list[Panel]]:
-    """Kind of slice -> one panel a slice, in the main metric where no other is given."""
+    """Kind of slice -> one panel a slice, in the main metric where no other is given.
+
+    A kind whose users are all in one slice is left out: it repeats the whole.
+    """
     measured = metric or evaluation.main_metric
     first = next(iter(evaluation.models.values()))[setting]
-    return {
+    panels = {
         kind: _panels(
             [
                 (
@@ -159,6 +163,7 @@ def slice_panels(
         )
         for kind, groups in first.slices.items()
     }
+    return {kind: slices for kind, slices in panels.items() if len(slices) > 1}
 
 
 def metric_tables(evaluation: Evaluation, highlighted: str = OURS) -> list[MetricTable]:
@@ -167,8 +172,9 @@ def metric_tables(evaluation: Evaluation, highlighted: str = OURS) -> list[Metri
     for setting, note in SETTINGS.items():
         results = {name: by[setting] for name, by in ordered(evaluation)}
         metrics = list(evaluation.protocol["settings"]["metrics"])
+        rivals = [result for name, result in results.items() if name != ORACLE]
         best = {
-            metric: max(result.overall.metrics[metric].mean for result in results.values())
+            metric: max(result.overall.metrics[metric].mean for result in rivals)
             for metric in metrics
         }
         rows = []
@@ -178,7 +184,10 @@ def metric_tables(evaluation: Evaluation, highlighted: str = OURS) -> list[Metri
                 Row(
                     name,
                     name == highlighted,
-                    [Cell(intervals[m], intervals[m].mean == best[m] > 0) for m in metrics],
+                    [
+                        Cell(intervals[m], name != ORACLE and intervals[m].mean == best[m] > 0)
+                        for m in metrics
+                    ],
                     result.coverage,
                     result.overall.difference.get(evaluation.main_metric),
                 )

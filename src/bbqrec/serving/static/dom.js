@@ -50,12 +50,12 @@ export const count = (number) => whole.format(number);
 export const some = (number, one, many = `${one}s`) =>
   `${count(number)} ${number === 1 ? one : many}`;
 
-/** 0.2791 as 28 %, 0.0123 as 1.2 %, 0.000041 as 0.0041 %. */
+/** 0.2791 as 28%, 0.0123 as 1.2%, 0.000041 as 0.0041%. */
 export function percent(share) {
   const value = 100 * share;
-  if (value >= 10) return `${Math.round(value)} %`;
-  if (value >= 1) return `${value.toFixed(1)} %`;
-  return value > 0 ? `${Number(value.toPrecision(2))} %` : "0 %";
+  if (value >= 10) return `${Math.round(value)}%`;
+  if (value >= 1) return `${value.toFixed(1)}%`;
+  return value > 0 ? `${Number(value.toPrecision(2))}%` : "0%";
 }
 
 /** With a sign, and a true minus; what rounds to nothing has none. */

@@ -13,7 +13,7 @@ const SLICES = {
   "target popularity": "How often the item that came next occurs in training: rare items are harder.",
   "history length": "How many items are known of the person before the test.",
 };
-const share = (value) => `${(100 * value).toFixed(1)} %`;
+const share = (value) => `${(100 * value).toFixed(1)}%`;
 
 export async function showRun() {
   const run = await get("v1/run");

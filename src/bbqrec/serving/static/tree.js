@@ -135,7 +135,10 @@ class TreeView {
         "ul",
         { class: "legend" },
         h("li", {}, h("i", { class: "used" }), `${count(branch.num_codes)} used here`),
-        level > 1 && h("li", {}, h("i", {}), `${count(unused)} used elsewhere`),
+        // At the first level "elsewhere" is nowhere: only withdrawn items have such a code.
+        level > 1
+          ? h("li", {}, h("i", {}), `${count(unused)} not used here`)
+          : unused > 0 && h("li", {}, h("i", {}), `${count(unused)} of withdrawn items only`),
         h(
           "li",
           {},
@@ -288,7 +291,8 @@ function collisions(number) {
 }
 
 /** One cell per code: the fuller, the stronger; dead codes are crossed out. */
-function codeMap({ codebook_size: numCodes, sizes, dead_codes: deadCodes }) {
+function codeMap({ prefix, codebook_size: numCodes, sizes, dead_codes: deadCodes }) {
+  const unused = prefix.length ? "not used here" : "of withdrawn items only";
   const columns = numCodes <= 64 ? 32 : 64;
   const rows = Math.ceil(numCodes / columns);
   const largest = Math.max(...Object.values(sizes), 1);
@@ -297,7 +301,7 @@ function codeMap({ codebook_size: numCodes, sizes, dead_codes: deadCodes }) {
   for (let code = 0; code < numCodes; code++) {
     const [x, y] = [10 * (code % columns), 10 * Math.floor(code / columns)];
     const size = sizes[code] ?? 0;
-    const words = dead.has(code) ? "dead" : some(size, "item");
+    const words = dead.has(code) ? "dead" : size ? some(size, "item") : unused;
     const cell = s(
       "rect",
       {

@@ -2,7 +2,7 @@
 
 import { post } from "./api.js";
 import { sumBars } from "./charts.js";
-import { h, percent, signed } from "./dom.js";
+import { count, h, percent, signed } from "./dom.js";
 import { picture } from "./tile.js";
 
 const PARTS = {
@@ -131,7 +131,7 @@ const attention = (share, most) =>
 
 function leftOut(value) {
   const factor = Math.exp(value);
-  const words = factor >= 10 ? factor.toFixed(0) : factor.toFixed(2);
+  const words = factor >= 10 ? count(Math.round(factor)) : factor.toFixed(2);
   const side = value > 0.005 ? "more" : value < -0.005 ? "less" : "";
   return h("p", { class: `effect ${side}`, title: `log-probability ${signed(value)}` }, `× ${words}`);
 }
