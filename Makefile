@@ -33,7 +33,7 @@ install: $(VENV)/.installed-dev
 
 # Each script is a process of its own; nothing else should run beside them. Results go to
 # docs/performance/*.jsonl, and docs/performance.md is written from all that are there.
-BENCHMARKS := decode index train history tokenizer latency
+BENCHMARKS := decode breakdown scaling history index train tokenizer latency end_to_end
 bench: $(BENCHMARKS:%=bench-%)
 	$(BIN)/python benchmarks/performance.py
 

@@ -45,14 +45,24 @@ def clock() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def options(doc: str, *, rounds: int = 5) -> argparse.Namespace:
-    """Parse the command line; fixes the threads and the allocator before any tensor is made."""
+def options(
+    doc: str,
+    *,
+    rounds: int = 5,
+    more: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> argparse.Namespace:
+    """Parse the command line; fixes the threads and the allocator before any tensor is made.
+
+    Args:
+        more: adds options of the script's own.
+    """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="little work, loose floors (CI)")
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--default-allocator", action="store_true")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the JSON lines")
+    more(parser)
     found = parser.parse_args()
     found.keeps_heap = not found.default_allocator and keep_heap()
     torch.set_num_threads(found.threads)
