@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_catalogs import (
+    DEFAULT,
     FORMS,
     HISTORIES,
     LENGTHS,
@@ -12,6 +13,8 @@ from small_catalogs import (
     NUM_ITEMS,
     ONE_PASS,
     RAGGED,
+    TREE,
+    edges_of,
     random_model,
     random_tables,
 )
@@ -146,6 +149,26 @@ def test_a_step_of_training_treats_some_items_as_it_would_if_they_were_unseen() 
     with torch.inference_mode():
         model.output_table()  # what is remembered of the catalog as it is
         torch.testing.assert_close(model.output_table(drawn), table)
+
+
+@pytest.mark.parametrize("config", [DEFAULT, TREE], ids=["light", "tree"])
+def test_an_item_that_nothing_tells_of_does_not_blow_up_the_gradient(
+    config: RecommenderConfig,
+) -> None:
+    tables = random_tables()
+    silent = int((~tables.is_present["text"] & ~tables.is_present["image"]).nonzero()[0])
+    model = build_recommender(config, tables, edges_of(config, tables))
+    assert not model.item_table(torch.arange(NUM_ITEMS) == silent)[silent].any()
+
+    output = model(HISTORIES, TARGETS, is_unseen=torch.arange(NUM_ITEMS) == silent)
+    labels = model.code_targets(output.targets)
+    loss = F.cross_entropy(output.code_logits.flatten(0, 1), labels.flatten())
+    table = model.output_table(torch.arange(NUM_ITEMS) == silent)
+    loss = loss + F.cross_entropy(output.user_states @ table.T, output.targets)
+    loss.backward()
+
+    gradients = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+    assert torch.stack(gradients).max() < 1e4
 
 
 def test_nothing_is_hidden_where_no_content_would_be_left() -> None:

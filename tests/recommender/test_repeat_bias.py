@@ -34,7 +34,7 @@ def test_only_items_of_the_history_are_changed_by_their_age() -> None:
     bias = torch.arange(1.0, len(AGE_LABELS) + 1)
 
     changed = torch.zeros(4, NUM_ITEMS)
-    changed[repeats.entries, repeats.items] = repeat_values(bias, repeats)
+    changed[repeats.entries, repeats.items] = repeat_values(bias, repeats.ages)
 
     # Of [3, 7, 1, 7, 20] the ages are 5, -, 3, 2, 1: buckets 2, -, 1, 1, 0.
     assert {i: changed[0, i].item() for i in (3, 1, 7, 20)} == {3: 3.0, 1: 2.0, 7: 2.0, 20: 1.0}

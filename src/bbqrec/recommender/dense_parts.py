@@ -7,11 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bbqrec.ranking import Histories
+from bbqrec.recommender.item_vectors import MIN_NORM
 from bbqrec.recommender.neighbor_bias import neighbor_gains
 from bbqrec.recommender.one_pass import OnePassRecommender
 from bbqrec.recommender.repeat_bias import repeat_values
-
-NORM_EPSILON = 1e-12  # as `F.normalize`
 
 
 class DenseParts(NamedTuple):
@@ -48,7 +47,7 @@ def dense_parts(
         scale = torch.ones(len(items), device=items.device)
         if model.is_cosine:
             norm = torch.stack(list(vectors.values())).sum(0).norm(dim=-1)
-            scale = 1 / (norm.clamp(min=NORM_EPSILON) * model.log_temperature.exp())
+            scale = 1 / (norm.clamp(min=MIN_NORM) * model.log_temperature.exp())
         products = {name: (vector @ state) * scale for name, vector in vectors.items()}
         biases = model.dense_biases(new_item_boost)
         if "unseen" in biases:
@@ -57,7 +56,7 @@ def dense_parts(
     repeat = torch.zeros(len(items), device=items.device)
     is_repeat = torch.zeros(len(items), dtype=torch.bool, device=items.device)
     if evidence.repeats is not None:
-        had, value = evidence.repeats.items, repeat_values(biases["repeat"], evidence.repeats)
+        had, value = evidence.repeats.items, repeat_values(biases["repeat"], evidence.repeats.ages)
         found = items[:, None] == had  # (item, repeat), at most one per row
         repeat, is_repeat = (found * value).sum(1), found.any(1)
     neighbors = {}

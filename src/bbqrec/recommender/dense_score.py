@@ -71,6 +71,6 @@ def dense_logits(
         )
     if repeats is not None and own is not None:
         # Neighbors speak for what is new to the user; of what was had, repeats are the measure.
-        had = own + repeat_values(biases["repeat"], repeats)
+        had = own + repeat_values(biases["repeat"], repeats.ages)
         logits[repeats.entries, repeats.items] = had
     return logits

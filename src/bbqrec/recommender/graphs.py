@@ -16,10 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bbqrec.recommender.code_decoder import CodeDecoder, KeysValues
+from bbqrec.recommender.item_vectors import unit
 from bbqrec.recommender.light_decoder import LightDecoder, state_at
 from bbqrec.recommender.neighbor_bias import num_age_buckets
-from bbqrec.recommender.one_pass import OnePassRecommender
-from bbqrec.recommender.repeat_bias import Repeats, repeat_values
+from bbqrec.recommender.one_pass import MAX_HAD, OnePassRecommender
+from bbqrec.recommender.repeat_bias import latest_first, repeat_values
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.tables import NamedBuffers
 from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
@@ -119,7 +120,7 @@ def dense_tables(model: OnePassRecommender, *, new_item_boost: float = 0.0) -> d
     tables = {"item_bias": is_unseen * biases.get("unseen", torch.zeros(())).detach()}
     if model.repeat_bias is not None:
         ages = torch.arange(1, 2 ** (len(model.repeat_bias) - 1) + 1)
-        values = repeat_values(model.repeat_bias.detach(), Repeats(ages, ages, ages))
+        values = repeat_values(model.repeat_bias.detach(), ages)
         tables["repeat_by_age"] = F.pad(values, (1, 0))
     if model.neighbor_bias is not None:
         ages = torch.arange(1, model.num_recent + 1)
@@ -214,14 +215,18 @@ class SearchEncoder(nn.Module):
     def __init__(self, model: SequenceModel) -> None:
         super().__init__()
         self.model = _reader(model)
-        looks_back = isinstance(model.decoder, CodeDecoder)
-        self.outputs = ("keys", "values", "last_place") if looks_back else ("state",)
+        self.outputs: tuple[str, ...] = ("state",)
+        if isinstance(model.decoder, CodeDecoder):
+            self.outputs = ("keys", "values", "last_place")
+        elif isinstance(model.decoder, TreeDecoder):
+            self.outputs = ("state", "had")
 
     def forward(self, history: Int[Tensor, "batch position"]) -> tuple[Tensor, ...]:
         items, lengths = _window(history, self.model.max_history)
         if isinstance(self.model.decoder, TreeDecoder):
             assert isinstance(self.model, OnePassRecommender)
-            return (self.model.states_after(items, lengths),)
+            had, _ = latest_first(items, lengths, MAX_HAD)
+            return self.model.states_after(items, lengths), had
         places, last_place = self.model.read(items, lengths)
         if isinstance(self.model.decoder, LightDecoder):
             return (state_at(places, last_place)[:, 0],)
@@ -293,13 +298,21 @@ class TreeStep(nn.Module):
         self.decoder = decoder
         self.offsets = model.code_embedding.offsets
         self.num_tokens = model.catalog.num_tokens
-        vectors = decoder.vectors(F.normalize(model.item_table(), dim=-1))
+        vectors = decoder.vectors(unit(model.item_table()))
         self.vectors = NamedBuffers({f"level_{n}": x for n, x in enumerate(vectors)})
+        bias = torch.zeros(1) if model.repeat_bias is None else model.repeat_bias.detach()
+        self.register_buffer("repeat_bias", bias)
 
     def forward(
-        self, state: Float[Tensor, "batch dim"], tokens: Int[Tensor, "batch beam step"]
+        self,
+        state: Float[Tensor, "batch dim"],
+        had: Int[Tensor, "batch had"],
+        tokens: Int[Tensor, "batch beam step"],
     ) -> Float[Tensor, "batch beam token"]:
         steps = tokens.shape[2]
+        values = repeat_values(self.get_buffer("repeat_bias"), torch.arange(1, had.shape[1] + 1))
+        vectors = [self.vectors[f"level_{n}"] for n in range(len(self.offsets))]
+        factors = self.decoder.factors(state, vectors, had, values.expand(had.shape))
         # All levels are walked whatever the step; what lies past it is not returned.
         codes = F.pad(tokens, (0, len(self.offsets)))
         prefixes, by_level = torch.zeros_like(tokens[:, :, 0]), []
@@ -308,7 +321,7 @@ class TreeStep(nn.Module):
             if number:
                 last = self.decoder.level(number - 1)
                 prefixes = last.follow(prefixes, codes[:, :, number] - self.offsets[number - 1])
-            found = level.log_probabilities(state, prefixes, self.vectors[f"level_{number}"])
+            found = level.log_probabilities(state, prefixes, vectors[number], factors[number])
             after = self.num_tokens - offset - level.num_codes
             by_level.append(F.pad(found, (offset, after), value=-torch.inf))
         return torch.stack(by_level)[steps - 1]

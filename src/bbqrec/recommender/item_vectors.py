@@ -12,6 +12,14 @@ from bbqrec.recommender.transformer import random_linear
 # Norm of an item's own vector at the start, beside content and codes of norm 1: what items share
 # speaks first, and their own vectors learn what is left.
 ID_START = 0.2
+# Shorter vectors are not drawn out to length 1: of an item without content that training treats as
+# unseen nothing is known at first, and what turns nothing into a direction has no gradient.
+MIN_NORM = 1e-3
+
+
+def unit(vectors: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
+    """Vectors of length 1, or shorter where they are all but zero."""
+    return F.normalize(vectors, dim=-1, eps=MIN_NORM)
 
 
 class ItemVectors(nn.Module):

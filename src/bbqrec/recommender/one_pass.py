@@ -18,14 +18,16 @@ from bbqrec.ranking import Histories
 from bbqrec.recommender.code_decoder import CodeDecoder, DecoderSession
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.dense_score import Evidence, dense_logits
-from bbqrec.recommender.item_vectors import ItemVectors
+from bbqrec.recommender.item_vectors import ItemVectors, unit
 from bbqrec.recommender.light_decoder import LightDecoder, LightSession
 from bbqrec.recommender.neighbor_bias import num_age_buckets, recent_items
-from bbqrec.recommender.repeat_bias import AGE_LABELS, find_repeats
+from bbqrec.recommender.repeat_bias import AGE_LABELS, find_repeats, latest_first, repeat_values
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
 from bbqrec.recommender.tables import BEHAVIOR, ItemTables, Neighbors
 from bbqrec.recommender.transformer import AttentionBias, Layout, hide
-from bbqrec.recommender.tree_decoder import TreeDecoder, TreeSession
+from bbqrec.recommender.tree_decoder import Factors, TreeDecoder, TreeSession
+
+MAX_HAD = 50  # latest items of a history that a walk down the tree knows as such
 
 
 class OnePassOutput(NamedTuple):
@@ -102,7 +104,9 @@ class OnePassRecommender(SequenceModel):
         states, logits = self._projected(layout.collect(places)), None
         if with_codes and isinstance(self.decoder, TreeDecoder):
             vectors = self._prefix_vectors(self.decoder, is_unseen)
-            logits = self.decoder.log_probabilities(states, target[:, None], vectors)[:, 0]
+            rows, place = (wanted >= 0).nonzero(as_tuple=True)
+            factors = self._repeat_factors(self.decoder, states, vectors, items[rows], place)
+            logits = self.decoder.log_probabilities(states, target[:, None], vectors, factors)[:, 0]
         elif with_codes:
             every_place = torch.arange(wanted.shape[1], device=items.device)[None]
             hidden = self.write(target, Encoded(places, every_place), layout)
@@ -143,7 +147,7 @@ class OnePassRecommender(SequenceModel):
 
     def _projected(self, places: Float[Tensor, "entry dim"]) -> Float[Tensor, "entry dim"]:
         states: Tensor = self.user_projection(places)
-        return F.normalize(states, dim=-1) if self.is_cosine else states
+        return unit(states) if self.is_cosine else states
 
     def item_table(
         self, is_unseen: Bool[Tensor, " item"] | None = None
@@ -187,7 +191,7 @@ class OnePassRecommender(SequenceModel):
         """Unit vectors of all items; outside training they are remembered, for fast answers."""
         if self._is_remembered(is_unseen):
             return self._remember()[0]
-        return F.normalize(self.item_table(is_unseen), dim=-1)
+        return unit(self.item_table(is_unseen))
 
     def _prefix_vectors(
         self, decoder: TreeDecoder, is_unseen: Bool[Tensor, " item"] | None = None
@@ -196,6 +200,21 @@ class OnePassRecommender(SequenceModel):
         if self._is_remembered(is_unseen):
             return self._remember()[1]
         return decoder.vectors(self._item_directions(is_unseen))
+
+    def _repeat_factors(
+        self,
+        decoder: TreeDecoder,
+        states: Float[Tensor, "batch dim"],
+        vectors: list[Float[Tensor, "_ dim"]],
+        items: Int[Tensor, "batch position"],
+        lengths: Int[Tensor, " batch"],
+    ) -> list[Factors] | None:
+        """How much more or less likely the latest items of the histories are as repeats."""
+        if self.repeat_bias is None:
+            return None
+        had, ages = latest_first(items, lengths, MAX_HAD)
+        values = repeat_values(self.repeat_bias, ages)
+        return decoder.factors(states, vectors, had, values.expand(had.shape))
 
     def _is_remembered(self, is_unseen: Bool[Tensor, " item"] | None) -> bool:
         is_passing = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
@@ -210,7 +229,7 @@ class OnePassRecommender(SequenceModel):
         sources += [parameter for part in parts for parameter in part.parameters()]
         state = tuple((x.data_ptr(), x._version) for x in sources)
         if self._remembered is None or self._remembered[0] != state:
-            directions = F.normalize(self.item_table(), dim=-1)
+            directions = unit(self.item_table())
             prefixes = [] if decoder is None else decoder.vectors(directions)
             self._remembered = state, directions, prefixes
         return self._remembered[1:]
@@ -227,8 +246,9 @@ class OnePassRecommender(SequenceModel):
         """See `SequenceModel.begin`."""
         if not isinstance(self.decoder, TreeDecoder):
             return super().begin(items, lengths)
-        states = self.states_after(items, lengths)
-        return TreeSession(self.decoder, states, self._prefix_vectors(self.decoder))
+        states, vectors = self.states_after(items, lengths), self._prefix_vectors(self.decoder)
+        factors = self._repeat_factors(self.decoder, states, vectors, items, lengths)
+        return TreeSession(self.decoder, states, vectors, factors)
 
     def score_items(
         self,
@@ -240,7 +260,8 @@ class OnePassRecommender(SequenceModel):
         if not isinstance(self.decoder, TreeDecoder):
             return super().score_items(items, lengths, candidates)
         states, vectors = self.states_after(items, lengths), self._prefix_vectors(self.decoder)
-        scores = self.decoder.log_probabilities(states, candidates, vectors)
+        factors = self._repeat_factors(self.decoder, states, vectors, items, lengths)
+        scores = self.decoder.log_probabilities(states, candidates, vectors, factors)
         return scores.gather(-1, self.catalog.codes[candidates][..., None]).sum((2, 3))
 
     def code_targets(self, items: Int[Tensor, " entry"]) -> Int[Tensor, "entry level"]:

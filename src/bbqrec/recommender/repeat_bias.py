@@ -60,7 +60,22 @@ def _next_place(histories: Histories) -> Int[Tensor, " occurrence"]:
     return following
 
 
-def repeat_values(bias: Float[Tensor, " age"], repeats: Repeats) -> Float[Tensor, " repeat"]:
-    """bias[log2 of the item's age] for every item that an entry's user already had."""
-    age = torch.log2(repeats.ages.float()).long().clamp(max=len(bias) - 1)
+def latest_first(
+    items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"], width: int
+) -> tuple[Int[Tensor, "batch had"], Int[Tensor, " had"]]:
+    """At most `width` of the latest of the first `lengths` items of each row, and their ages.
+
+    -1 where there is none.
+    """
+    ages = torch.arange(1, min(width, items.shape[1]) + 1, device=items.device)
+    position = lengths[:, None] - ages
+    had = items.gather(1, position.clamp(min=0))
+    return had.masked_fill(position < 0, -1), ages
+
+
+def repeat_values(
+    bias: Float[Tensor, " age"], ages: Int[Tensor, " repeat"]
+) -> Float[Tensor, " repeat"]:
+    """bias[log2 of the age] for items that a user had so many events ago."""
+    age = torch.log2(ages.float()).long().clamp(max=len(bias) - 1)
     return bias[age]

@@ -4,9 +4,14 @@ A user's state is compared with the vectors of the prefixes that go on from wher
 so a code means what stands below it, not the same everywhere. A prefix's vector is made of the
 vectors of the items below it, which know content, codes and the items themselves; short prefixes,
 below which stand many, have a vector of their own on top.
+
+Items that a user already had can be made more or less likely by any factor. With p the probability
+without factors, that of a prefix changes by f = sum of p(item | prefix) f(item) over the items
+below it; adding log f to its logit gives exactly the distribution in which p(item) f(item) is
+normalized over the catalog.
 """
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +20,7 @@ from torch import Tensor, nn
 
 from bbqrec.precision import full_product
 from bbqrec.recommender.config import RecommenderConfig
+from bbqrec.recommender.item_vectors import unit
 from bbqrec.recommender.tables import Catalog
 
 OWN_LEVELS = 2  # prefixes of so many codes have vectors of their own; below longer ones stand few
@@ -24,12 +30,25 @@ OWN_START = 0.3  # norm of those at the start, beside 1 for what the items below
 COPY_COST = 64
 
 
+class Factors(NamedTuple):
+    """How much more likely than the tree says some prefixes of one level are, for each row.
+
+    Args:
+        prefixes: -1 for none; equal ones of a row have equal factors.
+        log_factors: 0 where nothing changes.
+    """
+
+    prefixes: Int[Tensor, "batch had"]
+    log_factors: Float[Tensor, "batch had"]
+
+
 class TreeLevel(nn.Module):
     """The prefixes of one length, numbered in lexicographic order: siblings are neighbors."""
 
     prefix_of_item: Tensor
     code: Tensor
     first_child: Tensor
+    parent: Tensor
     own_row: Tensor
 
     def __init__(
@@ -52,6 +71,7 @@ class TreeLevel(nn.Module):
         self.register_buffer("prefix_of_item", prefix, persistent=False)
         self.register_buffer("code", key % num_codes, persistent=False)
         self.register_buffer("first_child", first_child, persistent=False)
+        self.register_buffer("parent", key // num_codes, persistent=False)
         self.own = self.bias = None
         if has_own:
             # Rows in order of the first item, so that items that come later only append rows.
@@ -64,16 +84,17 @@ class TreeLevel(nn.Module):
         self.from_state = nn.Linear(width, width, bias=False)
         for projection in (self.from_items, self.from_state):
             nn.init.eye_(projection.weight)
-        self.log_temperature = nn.Parameter(torch.tensor(config.temperature).log())
+        log_temperature = torch.tensor(config.temperature).log()
+        self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
 
     def vectors(self, items: Float[Tensor, "item dim"]) -> Float[Tensor, "prefix dim"]:
         """What states are compared with, from the directions of all items."""
         total = items.new_zeros(len(self.code), items.shape[1])
         total = total.index_add(0, self.prefix_of_item, items)
-        vectors: Tensor = self.from_items(F.normalize(total, dim=-1))
+        vectors: Tensor = self.from_items(unit(total))
         if self.own is not None:
             vectors = vectors + self.own[self.own_row]
-        return F.normalize(vectors, dim=-1) / self.log_temperature.exp()
+        return unit(vectors) / self.log_temperature.exp()
 
     def below(
         self, parents: Int[Tensor, "*shape"]
@@ -101,6 +122,7 @@ class TreeLevel(nn.Module):
         states: Float[Tensor, "batch dim"],
         parents: Int[Tensor, "batch beam"],
         vectors: Float[Tensor, "prefix dim"],
+        factors: Factors | None = None,
     ) -> Float[Tensor, "batch beam code"]:
         """Of every code after the prefixes `parents`; -inf for what no item has.
 
@@ -108,7 +130,32 @@ class TreeLevel(nn.Module):
             states: unit vectors, one for all beams of a row.
             vectors: what `vectors` returned.
         """
-        states = F.normalize(self.from_state(states), dim=-1)
+        code, logits = self._logits(states, parents, vectors)
+        if factors is not None:
+            logits = logits + self._spread(factors, parents)
+        nothing = logits.new_full((*code.shape[:2], self.num_codes + 1), -torch.inf)
+        return nothing.scatter(2, code, logits.log_softmax(-1))[..., :-1]
+
+    def factors_above(
+        self,
+        states: Float[Tensor, "batch dim"],
+        vectors: Float[Tensor, "prefix dim"],
+        factors: Factors,
+    ) -> Factors:
+        """What the factors of this level make of those of the level above."""
+        parents = self.parent[factors.prefixes.clamp(min=0)]
+        _, logits = self._logits(states, parents, vectors)
+        changed = (logits + self._spread(factors, parents)).logsumexp(-1) - logits.logsumexp(-1)
+        return Factors(parents.masked_fill(factors.prefixes < 0, -1), changed)
+
+    def _logits(
+        self,
+        states: Float[Tensor, "batch dim"],
+        parents: Int[Tensor, "batch beam"],
+        vectors: Float[Tensor, "prefix dim"],
+    ) -> tuple[Int[Tensor, "batch beam slot"], Float[Tensor, "batch beam slot"]]:
+        """The codes that go on from `parents` and their logits, -inf in spare slots."""
+        states = unit(self.from_state(states))
         child, code = self.below(parents)
         # In a graph for export the number of beams is open, and so one way must serve them all.
         if torch.compiler.is_compiling() or len(vectors) <= COPY_COST * child[0].numel():
@@ -119,9 +166,20 @@ class TreeLevel(nn.Module):
             logits = torch.bmm(copied, states[:, :, None]).view(child.shape).float()
         if self.bias is not None:
             logits = logits + self.bias[self.own_row][child]
-        logits = logits.masked_fill(code == self.num_codes, -torch.inf)
-        nothing = logits.new_full((*child.shape[:2], self.num_codes + 1), -torch.inf)
-        return nothing.scatter(2, code, logits.log_softmax(-1))[..., :-1]
+        return code, logits.masked_fill(code == self.num_codes, -torch.inf)
+
+    def _spread(
+        self, factors: Factors, parents: Int[Tensor, "batch beam"]
+    ) -> Float[Tensor, "batch beam slot"]:
+        """The log factor of each slot below `parents`."""
+        prefixes = factors.prefixes.clamp(min=0)
+        of_parent = self.parent[prefixes]
+        slot = (prefixes - self.first_child[of_parent])[:, None]
+        is_below = (of_parent[:, None] == parents[..., None]) & (factors.prefixes >= 0)[:, None]
+        slot = torch.where(is_below, slot, self.fan_out)  # one more slot takes the others
+        nothing = factors.log_factors.new_zeros(*parents.shape, self.fan_out + 1)
+        values = factors.log_factors[:, None].expand(slot.shape)
+        return nothing.scatter(2, slot, values)[..., :-1]
 
 
 class TreeDecoder(nn.Module):
@@ -144,11 +202,35 @@ class TreeDecoder(nn.Module):
         """The vectors of all prefixes, level by level, from the directions of all items."""
         return [self.level(number).vectors(items) for number in range(len(self.levels))]
 
+    def factors(
+        self,
+        states: Float[Tensor, "batch dim"],
+        vectors: list[Float[Tensor, "_ dim"]],
+        had: Int[Tensor, "batch had"],
+        log_factors: Float[Tensor, "batch had"],
+    ) -> list[Factors]:
+        """Level by level what it takes to make some items more or less likely.
+
+        Args:
+            had: the items, -1 for none; of items with one semantic ID the first counts.
+        """
+        last = self.level(len(self.levels) - 1)
+        leaves = last.prefix_of_item[had.clamp(min=0)].masked_fill(had < 0, -1)
+        if had.shape[1]:
+            first = (leaves[:, :, None] == leaves[:, None]).int().argmax(2)
+            log_factors = log_factors.gather(1, first)
+        found = [Factors(leaves, log_factors)]
+        for number in range(len(self.levels) - 1, 0, -1):
+            level = self.level(number)
+            found.append(level.factors_above(states, vectors[number], found[-1]))
+        return found[::-1]
+
     def log_probabilities(
         self,
         states: Float[Tensor, "batch dim"],
         targets: Int[Tensor, "batch candidate"],
         vectors: list[Float[Tensor, "_ dim"]],
+        factors: list[Factors] | None = None,
     ) -> Float[Tensor, "batch candidate level code"]:
         """Of every code at every level, the codes before it being those of `targets`.
 
@@ -158,7 +240,8 @@ class TreeDecoder(nn.Module):
         parents, by_level = torch.zeros_like(targets), []
         for number, table in enumerate(vectors):
             level = self.level(number)
-            found = level.log_probabilities(states, parents, table)
+            own = None if factors is None else factors[number]
+            found = level.log_probabilities(states, parents, table, own)
             by_level.append(F.pad(found, (0, width - level.num_codes), value=-torch.inf))
             parents = level.prefix_of_item[targets]
         return torch.stack(by_level, 2)
@@ -172,8 +255,10 @@ class TreeSession:
         decoder: TreeDecoder,
         states: Float[Tensor, "batch dim"],
         vectors: list[Float[Tensor, "_ dim"]],
+        factors: list[Factors] | None = None,
     ) -> None:
-        self._decoder, self._states, self._vectors = decoder, states, vectors
+        self._decoder, self._states = decoder, states
+        self._vectors, self._factors = vectors, factors
         self._prefixes = torch.zeros((len(states), 1), dtype=torch.int64, device=states.device)
         self.level = -1
 
@@ -191,5 +276,6 @@ class TreeSession:
 
     def _step(self) -> Float[Tensor, "batch beam code"]:
         self.level += 1
-        level = self._decoder.level(self.level)
-        return level.log_probabilities(self._states, self._prefixes, self._vectors[self.level])
+        level, vectors = self._decoder.level(self.level), self._vectors[self.level]
+        factors = None if self._factors is None else self._factors[self.level]
+        return level.log_probabilities(self._states, self._prefixes, vectors, factors)
