@@ -15,33 +15,42 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 # oneDNN compiles a kernel for each new shape, in about half a millisecond, and keeps the latest.
-# Training meets a new shape at nearly every step: there a product must gain that much at once.
-MIN_FLOPS, MIN_FLOPS_IN_TRAINING = 16e6, 80e6
+# Batches of real lengths have a new shape nearly every time, so the products that share a kernel
+# must gain that much together.
+MIN_FLOPS = 80e6
 
 
 class Linear(nn.Linear):
-    """A linear map without bias, by whichever library multiplies faster."""
+    """A linear map without bias, by whichever library multiplies faster.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    Args:
+        uses: how many products of these shapes a model makes of one batch, layer by layer.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, uses: int) -> None:
         super().__init__(inputs, outputs, bias=False)
+        self.uses = uses
 
     def forward(self, x: Float[Tensor, "*shape inputs"]) -> Float[Tensor, "*shape outputs"]:
-        return linear(x, self.weight)
+        return linear(x, self.weight, uses=self.uses)
 
 
 def linear(
-    x: Float[Tensor, "*shape inputs"], weight: Float[Tensor, "outputs inputs"]
+    x: Float[Tensor, "*shape inputs"], weight: Float[Tensor, "outputs inputs"], *, uses: int = 1
 ) -> Float[Tensor, "*shape outputs"]:
-    """x @ weight.T, as `torch.nn.functional.linear`; the last bits depend on the library."""
+    """x @ weight.T, as `torch.nn.functional.linear`; the last bits depend on the library.
+
+    Args:
+        uses: as of `Linear`.
+    """
     if torch.compiler.is_compiling() or x.device.type != "cpu" or not is_mkl_slow():
         return F.linear(x, weight)
     if torch.is_autocast_enabled("cpu") or not x.dtype == weight.dtype == torch.float32:
         return F.linear(x, weight)
-    is_training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    flops = 2 * x.numel() * weight.shape[0]
-    if flops < (MIN_FLOPS_IN_TRAINING if is_training else MIN_FLOPS):
+    if 2 * x.numel() * weight.shape[0] * uses < MIN_FLOPS:
         return F.linear(x, weight)
     rows = x.reshape(-1, x.shape[-1])
+    is_training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     product = _trained(rows, weight) if is_training else _onednn(rows, weight)
     return product.view(*x.shape[:-1], weight.shape[0])
 

@@ -42,11 +42,12 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__()
         self.self_attention_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
-        self.self_attention = Attention(config)
+        num_layers = config.num_decoder_layers
+        self.self_attention = Attention(config, num_layers=num_layers)
         self.cross_attention_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
-        self.cross_attention = Attention(config)
+        self.cross_attention = Attention(config, num_layers=num_layers)
         self.feed_forward_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config, num_layers=num_layers)
         self.dropout = Dropout(config.dropout)
 
     def remember(self, places: Float[Tensor, "batch place dim"]) -> KeysValues:

@@ -15,7 +15,9 @@ class LightDecoder(nn.Module):
 
     def __init__(self, config: RecommenderConfig, num_levels: int) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(FeedForward(config) for _ in range(num_levels))
+        self.levels = nn.ModuleList(
+            FeedForward(config, num_layers=num_levels) for _ in range(num_levels)
+        )
         self.input_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.dropout = Dropout(config.dropout)

@@ -129,9 +129,9 @@ def hide(is_visible: Bool[Tensor, "*shape"], like: Tensor) -> Float[Tensor, "*sh
     return like.new_zeros(is_visible.shape).masked_fill(~is_visible, -torch.inf)
 
 
-def random_linear(inputs: int, outputs: int, std: float) -> Linear:
-    """A bias-free linear map with normal weights."""
-    linear = Linear(inputs, outputs)
+def random_linear(inputs: int, outputs: int, std: float, *, uses: int = 1) -> Linear:
+    """A bias-free linear map with normal weights, one of `uses` of its shape."""
+    linear = Linear(inputs, outputs, uses=uses)
     nn.init.normal_(linear.weight, std=std)
     return linear
 
@@ -161,15 +161,16 @@ class Dropout(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention whose logits are not divided by the root of the width."""
 
-    def __init__(self, config: RecommenderConfig) -> None:
+    def __init__(self, config: RecommenderConfig, *, num_layers: int) -> None:
         super().__init__()
         width, inner = config.d_model, config.num_heads * config.head_dim
         self.num_heads = config.num_heads
         self.dropout = Dropout(config.dropout)
-        self.query = random_linear(width, inner, (width * config.head_dim) ** -0.5)
-        self.key = random_linear(width, inner, width**-0.5)
-        self.value = random_linear(width, inner, width**-0.5)
-        self.output = random_linear(inner, width, inner**-0.5)
+        uses = 3 * num_layers
+        self.query = random_linear(width, inner, (width * config.head_dim) ** -0.5, uses=uses)
+        self.key = random_linear(width, inner, width**-0.5, uses=uses)
+        self.value = random_linear(width, inner, width**-0.5, uses=uses)
+        self.output = random_linear(inner, width, inner**-0.5, uses=num_layers)
 
     def split(
         self, x: Float[Tensor, "batch place inner"]
@@ -201,12 +202,13 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a ReLU between."""
+    """Two linear maps with a ReLU between; one of `num_layers` alike."""
 
-    def __init__(self, config: RecommenderConfig) -> None:
+    def __init__(self, config: RecommenderConfig, *, num_layers: int) -> None:
         super().__init__()
-        self.inner = random_linear(config.d_model, config.d_ff, config.d_model**-0.5)
-        self.output = random_linear(config.d_ff, config.d_model, config.d_ff**-0.5)
+        width, inner = config.d_model, config.d_ff
+        self.inner = random_linear(width, inner, width**-0.5, uses=num_layers)
+        self.output = random_linear(inner, width, inner**-0.5, uses=num_layers)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
@@ -220,9 +222,9 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
-        self.attention = Attention(config)
+        self.attention = Attention(config, num_layers=config.num_encoder_layers)
         self.feed_forward_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config, num_layers=config.num_encoder_layers)
         self.dropout = Dropout(config.dropout)
 
     def forward(
