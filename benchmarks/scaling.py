@@ -91,15 +91,14 @@ def main() -> None:
         searched = Searched(num_items)
         if searched.baseline is not None:
             check_equality(searched.baseline, searched.index, BEAM_WIDTH)
+        if num_items == CATALOGS[0]:
+            for beam_width in BEAMS[:2] if found.quick else BEAMS:
+                searched.measure(report, {"beam": beam_width}, None)
+            for batch in BATCHES[:2] if found.quick else BATCHES:
+                why_not = NO_BATCH if batch > LARGEST_BATCH else None
+                searched.measure(report, {"batch": batch}, why_not)
         why_not = NO_TRIE if searched.baseline is None else None
         searched.measure(report, {"items": num_items}, why_not)
-        if num_items != CATALOGS[0]:
-            continue
-        for beam_width in BEAMS[:2] if found.quick else BEAMS:
-            searched.measure(report, {"beam": beam_width}, None)
-        for batch in BATCHES[:2] if found.quick else BATCHES:
-            why_not = NO_BATCH if batch > LARGEST_BATCH else None
-            searched.measure(report, {"batch": batch}, why_not)
     report.close()
 
 
