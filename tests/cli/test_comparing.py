@@ -1,6 +1,8 @@
 """`bbqrec benchmark` and `bbqrec score` from the outside."""
 
 import json
+import math
+import re
 from pathlib import Path
 
 import ir_measures
@@ -9,6 +11,7 @@ import pytest
 from command_line import answer, invoke, refusal
 from tiny_run import draw_tiny_shop
 
+SETTINGS = ("filtered", "kept")
 MATRIX = """
 reference = "popularity"
 [data.shop]
@@ -75,6 +78,25 @@ def test_lists_of_another_recommender_are_scored_beside_baselines(
     assert set(of_run["models"]) == {"popularity", "item-kNN", "theirs"}
     assert of_run["models"]["theirs"]["kept"]["coverage"] == 10 / of_run["num_items"]
     assert (of_run["split"], of_source["split"]) == ("test", "validation")
+
+
+def test_the_lists_of_the_documentation_are_scored_as_it_says(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    _, _, section = page.partition("## Lists of another recommender\n")
+    shop, *forms = re.findall(r"```\w+\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    (tmp_path / "shop.csv").write_text(shop)
+    endings = ("jsonl", "csv", "trec")
+    found = []
+
+    for ending, lists in zip(endings, forms, strict=True):
+        (tmp_path / f"theirs.{ending}").write_text(lists)
+        metrics = answer("score", tmp_path / f"theirs.{ending}", "--data", tmp_path / "shop.csv")
+        theirs = metrics["models"]["theirs"]
+        found.append([theirs[s]["overall"]["metrics"]["ndcg@10"]["mean"] for s in SETTINGS])
+
+    second = 1 / math.log2(3)
+    assert found == [[pytest.approx((1 + 1 + 0.5) / 3), pytest.approx((1 + second + 0.5) / 3)]] * 3
+    assert all(f"{mean:.4f}".removeprefix("0") in section for mean in (*found[0], second))
 
 
 def test_a_run_is_written_for_trec_tools(run: Path, tmp_path: Path) -> None:
