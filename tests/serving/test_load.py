@@ -65,6 +65,7 @@ def test_beyond_the_queue_requests_are_refused_at_once_and_the_others_answered(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = opened(max_waiting=2)
+    monkeypatch.setattr("bbqrec.serving.service.MAX_LAG_S", 1000.0)  # never late
     known = client.post("/v1/recommend", json={"histories": [["known"]]})
     gate = Gate(monkeypatch)
     batcher = client.service._batcher  # type: ignore[attr-defined]
@@ -116,6 +117,34 @@ def test_when_even_refusing_falls_behind_requests_for_the_model_are_refused_unre
     assert healthy.status_code == 200
     assert [answer.status_code for answer in answers] == [200] * 3
     assert "bbqrec_event_loop_lag_seconds" in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(("max_lag_s", "status"), [(-1.0, 503), (1000.0, 422)])
+def test_from_three_quarters_of_the_queue_on_a_late_server_reads_nothing_more_for_the_model(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, max_lag_s: float, status: int
+) -> None:
+    client = opened(max_waiting=4)
+    monkeypatch.setattr("bbqrec.serving.service.MAX_LAG_S", max_lag_s)
+    gate = Gate(monkeypatch)
+    batcher = client.service._batcher  # type: ignore[attr-defined]
+    nonsense = {"histories": 5}
+
+    with ThreadPoolExecutor(4) as threads:
+        waiting = [threads.submit(ask, client, "first")]
+        wait_for(lambda: gate.sizes == [1])
+        waiting += [threads.submit(ask, client, name) for name in "ab"]
+        wait_for(lambda: batcher.num_waiting == 2)
+        before = client.post("/v1/recommend", json=nonsense)
+        waiting.append(threads.submit(ask, client, "c"))
+        wait_for(lambda: batcher.num_waiting == 3)
+        answered = client.post("/v1/recommend", json=nonsense)
+        gate.is_open.set()
+        answers = [future.result() for future in waiting]
+
+    problem(before, 422)
+    problem(answered, status)
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert batcher.num_waiting == 0
 
 
 def test_a_slow_model_is_a_504_and_does_not_exhaust_the_server(

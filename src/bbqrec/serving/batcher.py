@@ -44,13 +44,14 @@ class Batcher(Generic[K, Q, A]):
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._waiting: list[_Waiting[K, Q, A]] = []
+        self._num_waiting = 0  # kept, since a flood of requests asks for it
         self._arrived = asyncio.Event()
         self.last_batch = 0
 
     @property
     def num_waiting(self) -> int:
         """Histories that the model has not begun with."""
-        return sum(waiting.work for waiting in self._waiting)
+        return self._num_waiting
 
     async def ask(self, key: K, questions: Sequence[Q], *, work: int | None = None) -> list[A]:
         """The answers to `questions`; OverloadedError at once when too many are waiting.
@@ -59,11 +60,11 @@ class Batcher(Generic[K, Q, A]):
             work: how many histories the model reads to answer; by default one per question.
         """
         work = len(questions) if work is None else work
-        num_waiting = self.num_waiting
-        if num_waiting and num_waiting + work > self._max_waiting:
+        if self._num_waiting and self._num_waiting + work > self._max_waiting:
             raise OverloadedError("too many requests are waiting; come back in a second")
         answers: asyncio.Future[list[A]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(key, questions, work, answers))
+        self._num_waiting += work
         self._arrived.set()
         return await answers
 
@@ -106,4 +107,5 @@ class Batcher(Generic[K, Q, A]):
                 size += waiting.work
         chosen = set(map(id, batch))
         self._waiting = [w for w in self._waiting if id(w) not in chosen]
+        self._num_waiting = sum(waiting.work for waiting in self._waiting)
         return batch
