@@ -172,7 +172,8 @@ def _number(value: Any) -> str:
     if isinstance(value, list):
         return "  ".join(_number(entry) for entry in value)
     if isinstance(value, float):
-        return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+        # What rounding leaves of nothing is nothing.
+        return f"{value:,.0f}" if value >= 1000 else f"{value if abs(value) > 1e-9 else 0:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -189,12 +190,22 @@ def _encoded(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     return values, table
 
 
+HEALTH = {
+    "collision_rate": "share of items that shared an ID",
+    "moved": "share of items moved to a free one",
+    "codes_used": "codes used, level by level",
+    "perplexity": "as many equal codes",
+    "error_share": "share of the vectors left unsaid",
+    "neighbors_kept": "share of nearest neighbors kept",
+}
+
+
 def _tokenized(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     health = read_json(run.folder("tokenize") / "health.json")
-    rows = {k: v for k, v in health.items() if not isinstance(v, dict)}
+    rows = {HEALTH.get(k, k): v for k, v in health.items() if not isinstance(v, dict)}
     for group, entries in health.items():
         if isinstance(entries, dict):
-            rows |= {f"{group}: {name}": value for name, value in entries.items()}
+            rows |= {f"{group} on {name}": value for name, value in entries.items()}
     return health, _pairs("health of the semantic IDs", rows)
 
 

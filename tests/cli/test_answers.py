@@ -290,6 +290,19 @@ def test_an_oracle_is_a_bound_and_no_rival(run: Path) -> None:
     assert not any("│ oracle" in line for line in lines)
 
 
+def test_the_health_of_the_codes_is_said_in_words(run: Path) -> None:
+    path = run / "tokenizer" / "health.json"
+    health = read_json(path)
+    write_json(path, {**health, "information": {"text": 8.703e-14, "image": 0.25}})
+    console = Console(width=80, record=True, file=io.StringIO())
+
+    console.print(summarize(RunFolder(run), "tokenize")[1])
+
+    rows = [" ".join(line.replace("│", " ").split()) for line in console.export_text().splitlines()]
+    assert {"information on text 0", "information on image 0.25"} <= set(rows)
+    assert any(row.startswith("codes used, level by level ") for row in rows)
+
+
 def test_no_dictionary_is_logged(run: Path) -> None:
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     shutil.rmtree(run / "features")
