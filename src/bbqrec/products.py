@@ -43,11 +43,12 @@ def linear(
     Args:
         uses: as of `Linear`.
     """
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or not is_mkl_slow():
+    # In this order: a search for one user asks a hundred times for small products.
+    if torch.compiler.is_compiling() or 2 * x.numel() * weight.shape[0] * uses < MIN_FLOPS:
         return F.linear(x, weight)
-    if torch.is_autocast_enabled("cpu") or not x.dtype == weight.dtype == torch.float32:
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not is_mkl_slow():
         return F.linear(x, weight)
-    if 2 * x.numel() * weight.shape[0] * uses < MIN_FLOPS:
+    if not x.dtype == weight.dtype == torch.float32:
         return F.linear(x, weight)
     rows = x.reshape(-1, x.shape[-1])
     is_training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)

@@ -95,7 +95,9 @@ class DecoderLayer(nn.Module):
         normed = self.self_attention_norm(x)
         attention = self.self_attention
         own = KeysValues(attention.key(normed), attention.value(normed))
-        mixed = _attend_to_few(attention.query(normed), [*past, own], self_bias)
+        mixed = own.values  # with nothing else to look at, all attention is there
+        if past:
+            mixed = _attend_to_few(attention.query(normed), [*past, own], self_bias)
         x = x + attention.output(mixed)
 
         attention = self.cross_attention
