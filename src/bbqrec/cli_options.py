@@ -39,7 +39,8 @@ PresetOption = Annotated[
     typer.Option(
         "--preset",
         help="Start from fast (the default: a small network per level writes semantic IDs), "
-        "one_pass (a Transformer decoder writes them) or paper (encoder-decoder over codes alone).",
+        "one_pass (a Transformer decoder writes them), generate (items are found in the tree of "
+        "semantic IDs alone) or paper (encoder-decoder over codes alone).",
     ),
 ]
 Device = Annotated[

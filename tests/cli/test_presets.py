@@ -24,7 +24,7 @@ def test_printed_presets_are_settings_to_start_from(name: Preset) -> None:
 
     assert settings == RunConfig.parse(lay_preset({}, name))
     assert settings.recommender.form == ("paper" if name == "paper" else "one_pass")
-    assert settings.ranking.rank_by == ("generative" if name == "paper" else "dense")
+    assert settings.ranking.rank_by == ("generative" if name in ("generate", "paper") else "dense")
 
 
 def test_the_default_is_a_preset() -> None:
@@ -57,13 +57,22 @@ def test_a_file_of_settings_and_a_preset_are_refused_together(shop: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("row", "preset"), [("BBQRec", "fast"), ("BBQRec, Transformer decoder", "one_pass")]
+    ("row", "preset"),
+    [
+        ("BBQRec", "fast"),
+        ("BBQRec, Transformer decoder", "one_pass"),
+        ("BBQRec, generated", "generate"),
+    ],
 )
 def test_presets_have_their_rows_among_the_results(row: str, preset: Preset) -> None:
     benchmark = BenchmarkConfig.parse(read_toml(BENCHMARK))
     key = next(key for key in benchmark.cells() if key.row == row)
 
-    shape = benchmark.run_config(key).recommender
+    config = benchmark.run_config(key)
 
-    expected = RunConfig.parse(lay_preset({}, preset)).recommender
-    assert shape == expected.model_copy(update={"max_history": 50, "dropout": 0.3})
+    expected = RunConfig.parse(lay_preset({}, preset))
+    shape = expected.recommender.model_copy(update={"max_history": 50, "dropout": 0.3})
+    assert config.recommender == shape
+    assert config.ranking == expected.ranking
+    for weight in ("generative_weight", "dense_weight"):
+        assert getattr(config.training, weight) == getattr(expected.training, weight)
