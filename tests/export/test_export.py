@@ -91,6 +91,22 @@ def test_onnx_ranks_by_the_dense_score_as_the_run_does(
         torch.testing.assert_close(scores, ours.scores[row], atol=TOLERANCE, rtol=0)
 
 
+@pytest.fixture(scope="module")
+def generating(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that walks down the tree of semantic IDs, with its export beside it."""
+    folder = tmp_path_factory.mktemp("tree")
+    config = tiny_config(recommender={"decoder": "tree"}, ranking={"rank_by": "generative"})
+    run_stages(RunFolder(folder / "run"), config, source=shop, until="train")
+    export_run(folder / "run", folder / "exported")
+    return folder
+
+
+def test_onnx_walks_down_the_tree_as_the_run_does(generating: Path, driver: ModuleType) -> None:
+    run, exported = generating / "run", generating / "exported"
+
+    test_onnx_generates_the_items_that_the_run_generates(run, exported, driver, 10)
+
+
 @pytest.mark.parametrize("beam_width", [2, 60])
 def test_onnx_generates_the_items_that_the_run_generates(
     run: Path, exported: Path, driver: ModuleType, beam_width: int
