@@ -89,9 +89,11 @@ class TreeLevel(nn.Module):
 
     def vectors(self, items: Float[Tensor, "item dim"]) -> Float[Tensor, "prefix dim"]:
         """What states are compared with, from the directions of all items."""
-        total = items.new_zeros(len(self.code), items.shape[1])
-        total = total.index_add(0, self.prefix_of_item, items)
-        vectors: Tensor = self.from_items(unit(total))
+        # In full precision always: in half of it, training would rank by rounding.
+        with torch.autocast(items.device.type, enabled=False):
+            total = items.new_zeros(len(self.code), items.shape[1], dtype=torch.float32)
+            total = total.index_add(0, self.prefix_of_item, items.float())
+            vectors: Tensor = self.from_items(unit(total))
         if self.own is not None:
             vectors = vectors + self.own[self.own_row]
         return unit(vectors) / self.log_temperature.exp()
@@ -155,7 +157,8 @@ class TreeLevel(nn.Module):
         vectors: Float[Tensor, "prefix dim"],
     ) -> tuple[Int[Tensor, "batch beam slot"], Float[Tensor, "batch beam slot"]]:
         """The codes that go on from `parents` and their logits, -inf in spare slots."""
-        states = unit(self.from_state(states))
+        with torch.autocast(states.device.type, enabled=False):
+            states = unit(self.from_state(states.float()))
         child, code = self.below(parents)
         # In a graph for export the number of beams is open, and so one way must serve them all.
         if torch.compiler.is_compiling() or len(vectors) <= COPY_COST * child[0].numel():
@@ -163,7 +166,8 @@ class TreeLevel(nn.Module):
             logits = every.gather(1, child.flatten(1)).view(child.shape)
         else:
             copied = vectors[child.flatten(1)]  # (batch, beam x slot, dim)
-            logits = torch.bmm(copied, states[:, :, None]).view(child.shape).float()
+            with torch.autocast(states.device.type, enabled=False):
+                logits = torch.bmm(copied, states[:, :, None]).view(child.shape)
         if self.bias is not None:
             logits = logits + self.bias[self.own_row][child]
         return code, logits.masked_fill(code == self.num_codes, -torch.inf)
