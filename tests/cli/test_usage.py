@@ -9,7 +9,10 @@ from command_line import invoke, refusal
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("run", "--preset", "nope"), "'nope' is not one of 'fast', 'one_pass', 'paper'"),
+        (
+            ("run", "--preset", "nope"),
+            "'nope' is not one of 'fast', 'one_pass', 'generate', 'paper'",
+        ),
         (("run", "--nope"), "no such option: --nope; `"),
         (("recommend",), "missing argument 'RUN'; `"),
         (("nope",), "no such command 'nope'; `"),

@@ -55,7 +55,7 @@ def test_probabilities_are_those_of_the_api(site: str, look: Look) -> None:
 
     assert titles == [item["title"] for item in answer]
     for text, item in zip(shown, answer, strict=True):
-        share = float(text.removesuffix(" %")) / 100
+        share = float(text.removesuffix("%")) / 100
         assert share == pytest.approx(2.718281828 ** item["log_probability"], rel=0.06)
 
 
