@@ -72,12 +72,11 @@ def test_the_semantic_ids_of_all_items_have_probability_one() -> None:
     torch.testing.assert_close(scores.exp().sum(1), torch.ones(len(HISTORIES)))
 
 
-@torch.no_grad()
 def test_what_repeats_are_worth_changes_items_and_leaves_the_odds_of_the_others() -> None:
     model, _ = tree_model()
     bias, codes = model.repeat_bias, model.catalog.codes
     assert bias is not None
-    bias.copy_(torch.linspace(-3, 2, len(bias)))
+    bias.data.copy_(torch.linspace(-3, 2, len(bias)))
     everything = torch.arange(NUM_ITEMS).expand(len(HISTORIES), -1)
     is_first = torch.tensor([not (codes[:i] == codes[i]).all(1).any() for i in range(NUM_ITEMS)])
 
@@ -93,8 +92,14 @@ def test_what_repeats_are_worth_changes_items_and_leaves_the_odds_of_the_others(
             if name not in done:
                 expected[(codes == codes[item]).all(1)] += bias[age.bit_length() - 1]
                 done.add(name)
-        expected -= expected[is_first].logsumexp(0)
+        expected = expected - expected[is_first].logsumexp(0)
         torch.testing.assert_close(changed[row], expected, atol=1e-4, rtol=1e-4)
+        if length:  # what is learned of it follows from the same formula
+            (found, wanted) = (
+                torch.autograd.grad(x[3], bias, retain_graph=True)[0]
+                for x in (changed[row], expected)
+            )
+            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ class Factors(NamedTuple):
     """How much more likely than the tree says some prefixes of one level are, for each row.
 
     Args:
-        prefixes: -1 for none; equal ones of a row have equal factors.
+        prefixes: -1 for none; those of a row differ.
         log_factors: 0 where nothing changes.
     """
 
@@ -148,7 +148,7 @@ class TreeLevel(nn.Module):
         parents = self.parent[factors.prefixes.clamp(min=0)]
         _, logits = self._logits(states, parents, vectors)
         changed = (logits + self._spread(factors, parents)).logsumexp(-1) - logits.logsumexp(-1)
-        return Factors(parents.masked_fill(factors.prefixes < 0, -1), changed)
+        return Factors(_distinct(parents.masked_fill(factors.prefixes < 0, -1)), changed)
 
     def _logits(
         self,
@@ -186,6 +186,18 @@ class TreeLevel(nn.Module):
         return nothing.scatter(2, slot, values)[..., :-1]
 
 
+def _distinct(prefixes: Int[Tensor, "batch had"]) -> Int[Tensor, "batch had"]:
+    """Each prefix of a row once, where it stands first; -1 in the other places.
+
+    Else the gradient would reach a factor once for every place that holds its prefix.
+    """
+    if not prefixes.shape[1]:
+        return prefixes
+    first = (prefixes[:, :, None] == prefixes[:, None]).int().argmax(2)
+    place = torch.arange(prefixes.shape[1], device=prefixes.device)
+    return prefixes.masked_fill(first != place, -1)
+
+
 class TreeDecoder(nn.Module):
     """One `TreeLevel` per code, coarse to fine."""
 
@@ -220,10 +232,7 @@ class TreeDecoder(nn.Module):
         """
         last = self.level(len(self.levels) - 1)
         leaves = last.prefix_of_item[had.clamp(min=0)].masked_fill(had < 0, -1)
-        if had.shape[1]:
-            first = (leaves[:, :, None] == leaves[:, None]).int().argmax(2)
-            log_factors = log_factors.gather(1, first)
-        found = [Factors(leaves, log_factors)]
+        found = [Factors(_distinct(leaves), log_factors)]
         for number in range(len(self.levels) - 1, 0, -1):
             level = self.level(number)
             found.append(level.factors_above(states, vectors[number], found[-1]))
