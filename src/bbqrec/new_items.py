@@ -172,9 +172,10 @@ class NewItems:
             state[f"catalog.neighbor_items.{name}"] = found.items
             state[f"catalog.neighbor_buckets.{name}"] = found.buckets
         model = build_recommender(self._config, *catalog_from_weights(state))
-        for name, rows in model.state_dict().items():
-            if name.startswith("decoder."):  # prefixes that no item had have learned nothing
-                state[name] = _lengthened(state[name], len(rows)) if rows.ndim else state[name]
+        for name, wanted in model.state_dict().items():
+            if wanted.shape != state[name].shape:  # prefixes that no item had have learned nothing
+                rows = wanted.new_zeros(len(wanted) - len(state[name]), *wanted.shape[1:])
+                state[name] = torch.cat([state[name], rows])
         model.load_state_dict(state)
         return model.eval()
 
@@ -304,11 +305,6 @@ def _rows(features: Features, vectors: Sequence[dict[str, Tensor]]) -> NewConten
     empty = torch.zeros(features.dim)
     rows = torch.stack([empty if vector is None else vector for vector in found])
     return NewContent(rows, torch.tensor([vector is not None for vector in found]))
-
-
-def _lengthened(table: Tensor, num_rows: int) -> Tensor:
-    """Zeros in the rows that are missing."""
-    return torch.cat([table, table.new_zeros(num_rows - len(table), *table.shape[1:])])
 
 
 def _directions(around: Tensor, vectors: Tensor) -> Tensor:
