@@ -20,10 +20,11 @@ from bbqrec.data import (
     draw_shop,
     prepare,
     read_semantic_ids,
+    vectors_of,
     write_semantic_ids,
 )
 from bbqrec.decoding import make_ranker
-from bbqrec.errors import ConfigError, DataError, StorageError
+from bbqrec.errors import ConfigError, DataError, FeatureError, StorageError
 from bbqrec.evaluation import Evaluation, EvaluationConfig, environment, evaluate, score_ranks
 from bbqrec.features import default_encoders, encode
 from bbqrec.new_items import ranker_before
@@ -44,7 +45,7 @@ from bbqrec.storage import (
     write_json,
     write_tensors,
 )
-from bbqrec.training.recommender import fit_recommender
+from bbqrec.training.recommender import StartVectors, fit_recommender
 from bbqrec.training.tokenizer import fit_tokenizer
 from bbqrec.training.tracking import tracked_by
 
@@ -172,6 +173,7 @@ def _prepare(run: RunFolder, config: RunConfig, source: Path | None, until: str)
     write_json(run.config_path, config.model_dump(mode="json"))
     if STAGES.index(until) >= STAGES.index("train"):
         check_size(run.dataset(), config)
+        start_vectors(config, run.dataset())
 
 
 def check_size(dataset: Dataset, config: RunConfig) -> None:
@@ -195,6 +197,20 @@ def check_size(dataset: Dataset, config: RunConfig) -> None:
                 f"prepare.split = {config.prepare.split!r} no user has enough interactions (three "
                 "for leave_one_out); bring more data or choose another split"
             )
+
+
+def start_vectors(config: RunConfig, dataset: Dataset) -> StartVectors | None:
+    """What `item_vectors` names, for the recommender; FeatureError where it does not fit."""
+    if config.item_vectors is None:
+        return None
+    path = Path(config.item_vectors)
+    items, vectors, _ = vectors_of(path, dataset.item_ids)
+    if vectors.shape[1] != config.recommender.d_model:
+        raise FeatureError(
+            f"{path} has vectors of {vectors.shape[1]} numbers, but items' own vectors have "
+            f"recommender.d_model = {config.recommender.d_model}; make the two equal"
+        )
+    return StartVectors(torch.tensor(items), torch.from_numpy(vectors))
 
 
 def _encode(run: RunFolder, config: RunConfig, device: str) -> None:
@@ -268,6 +284,7 @@ def _train(run: RunFolder, config: RunConfig, device: str) -> None:
             device=device,
             work_dir=checkpoints,
             identity={"key": key},
+            start=start_vectors(config, dataset),
         )
         about = {"best_epoch": fitted.fit.best_epoch, "built_for": dataset.num_items}
         write_model(directory, fitted.model, config, dataset, tables.semantic_ids, about)

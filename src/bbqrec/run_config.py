@@ -27,6 +27,9 @@ class RunConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     semantic_ids: str | None = None
     """Semantic IDs made elsewhere (semantic_ids.parquet or .index.json), not to be learned here."""
+    item_vectors: str | None = None
+    """Vectors of items made elsewhere (as `encode` reads them), `recommender.d_model` numbers each,
+    which the items' own vectors begin as; what the file lacks begins anywhere."""
     compare: tuple[RankBy, ...] = ()
     """Further ways of ranking (see `ranking.rank_by`) to evaluate beside the chosen one."""
 
@@ -37,6 +40,11 @@ class RunConfig(Config):
         }:
             raise ValueError(
                 'recommender.form "paper" only generates; set ranking.rank_by = "generative"'
+            )
+        if self.item_vectors and (self.recommender.form == "paper" or not self.recommender.use_id):
+            raise ValueError(
+                "item_vectors says where items' own vectors begin, and this model has none; set "
+                'recommender.form = "one_pass" and recommender.use_id = true'
             )
         source = self.recommender.similarity.source
         learned = set() if self.semantic_ids else {"quantized"}

@@ -33,6 +33,8 @@ def tokenize_key(run: RunFolder, config: RunConfig) -> str:
 
 def train_key(run: RunFolder, config: RunConfig) -> str:
     inputs = [run.manifest(stage)["sha256"] for stage in ("encode", "tokenize")]
+    if config.item_vectors is not None:
+        inputs.append(sha256_file(Path(config.item_vectors)))
     settings = (config.recommender, config.training, config.ranking, config.seed)
     return fingerprint(run.dataset().fingerprint, inputs, *settings)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_run import TINY, draw_tiny_shop
 
 from bbqrec.benchmark import BenchmarkConfig, Cell, CellStore, run_benchmark, write_tables
@@ -16,6 +17,7 @@ from bbqrec.decoding import MergedRanker
 from bbqrec.errors import ConfigError, CorruptArtifactError, DataError
 from bbqrec.evaluation import Evaluation, evaluate
 from bbqrec.recommend import Recommender
+from bbqrec.recommender import OnePassRecommender
 from bbqrec.run_config import RunConfig
 from bbqrec.storage import read_json, write_json
 from bbqrec.training.recommender import UpdateConfig
@@ -31,6 +33,8 @@ def tiger_on(modality: str) -> dict[str, Any]:
     }
 
 
+TEXT_CODES = {"tokenizer": {"method": "rq_kmeans"}, "training": {"epochs": 1}}
+CODES = {"settings": TEXT_CODES}
 PARTS = ("TIGER on text", "TIGER on image")
 
 
@@ -55,6 +59,9 @@ def matrix(**changes: Any) -> BenchmarkConfig:
             "merged": {"kind": "merged", "of": PARTS},
             "TIGER on text": tiger_on("text"),
             "TIGER on image": tiger_on("image"),
+            "codes": CODES,
+            "shuffled": {"kind": "shuffled", **CODES},
+            "warm start": {"kind": "warm_start", "of": ["ID only"], "settings": TEXT_CODES},
         },
     }
     return BenchmarkConfig.parse(values | changes)
@@ -173,6 +180,39 @@ def test_a_merged_row_ranks_what_its_parts_models_list(folders: dict[str, Path])
     assert cell.facts["num_parameters"] == sum(of_parts)
 
 
+def test_a_shuffled_row_has_the_codes_of_other_items(folders: dict[str, Path]) -> None:
+    key, cell = made_cell(folders, "shuffled")
+    of_model, _ = made_cell(folders, "codes")
+    shop = folders["work_dir"] / "shop"
+    codes = RunFolder(shop / of_model.name).semantic_ids().codes
+    shuffled = RunFolder(shop / f"{key.name}-control").semantic_ids().codes
+    reseeded = matrix().run_config(key).model_copy(update={"seed": 1})
+
+    assert sorted(shuffled.tolist()) == sorted(codes.tolist())
+    assert (shuffled != codes).any(1).float().mean() > 0.9
+    assert made_with(cell, "shuffled", matrix().run_config(key))
+    assert not made_with(cell, "shuffled", reseeded)
+    assert not made_with(cell, "model", matrix().run_config(key))
+
+
+def test_a_warm_start_begins_with_the_other_models_vectors(folders: dict[str, Path]) -> None:
+    key, cell = made_cell(folders, "warm start")
+    shop = folders["work_dir"] / "shop"
+    slower = matrix().model_dump(mode="json")["rows"]
+    slower["ID only"]["settings"]["training"]["learning_rate"] = 0.5
+
+    def own(name: str) -> torch.Tensor:
+        model = Recommender.from_pretrained(shop / name).model
+        assert isinstance(model, OnePassRecommender)
+        assert model.item_vectors.id_vectors is not None
+        return model.item_vectors.id_vectors.detach()
+
+    begun = own("id-only-seed0") / own("id-only-seed0").norm(dim=-1).mean()
+    assert torch.dist(own(f"{key.name}-control"), begun) < torch.dist(own("codes-seed0"), begun) / 4
+    assert made_with(cell, "warm_start", matrix().run_config(key))
+    assert not made_with(cell, "warm_start", matrix(rows=slower).run_config(key))
+
+
 def test_content_knn_depends_on_how_content_was_encoded(folders: dict[str, Path]) -> None:
     key, cell = made_cell(folders, "content-kNN")
     other = matrix(settings={**TINY, "encode": {"text": {"encoder": "lexical", "dim": 8}}})
@@ -285,10 +325,12 @@ def test_what_does_not_fit_is_refused(folders: dict[str, Path], tmp_path: Path) 
         ({"of": ["TIGER on text", "merged"]}, "'merged', a row of kind 'merged'"),
         ({"of": ["TIGER on text", "TIGER on text"]}, "a row twice"),
         ({"of": None}, "and no other"),
+        ({"of": ["TIGER on text"]}, "two or more rows"),
+        ({"kind": "warm_start"}, "the one that"),
         ({"kind": "model"}, "and no other"),
         (
             {"seeds": [0, 1]},
-            r"merged, seed 1\) merges the cell \(shop, TIGER on (text|image), seed 1",
+            r"merged, seed 1\) needs the cell \(shop, TIGER on (text|image), seed 1",
         ),
     ],
 )

@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from bbqrec.benchmark.config import CellKey, MergedRunConfig, slug
+from bbqrec.benchmark.config import TRAINED, CellKey, PartsRunConfig, slug
 from bbqrec.config import Config
 from bbqrec.data import Dataset
 from bbqrec.errors import CorruptArtifactError
@@ -149,20 +149,21 @@ def made_with(cell: Cell, kind: str, config: RunConfig) -> bool:
     if cell.kind != kind:
         return False
     default = RunConfig()
-    if isinstance(config, MergedRunConfig):
-        default = MergedRunConfig(parts={name: RunConfig() for name in config.parts})
-    stored = _read_by_model(cell.settings) if kind == "model" else cell.settings
+    if isinstance(config, PartsRunConfig):
+        default = PartsRunConfig(parts={name: RunConfig() for name in config.parts})
+    stored = _read_by_model(cell.settings) if kind in TRAINED else cell.settings
     return _agrees(stored, relevant_settings(kind, config), relevant_settings(kind, default))
 
 
 def relevant_settings(kind: str, config: RunConfig) -> dict[str, Any]:
-    """The settings that a row of this kind depends on; a merged one on all of its parts'."""
-    settings: dict[str, Any] = config.model_dump(mode="json")
-    if kind == "model":
-        return _read_by_model(settings)
-    names = ["seed", "prepare", "evaluation", *(["encode"] if kind == "content_knn" else [])]
-    kept = {name: settings[name] for name in names}
-    if isinstance(config, MergedRunConfig):
+    """The settings that a row of this kind depends on, with those of the rows it is `of`."""
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"parts"})
+    if kind in TRAINED:
+        kept = _read_by_model(settings)
+    else:
+        names = ["seed", "prepare", "evaluation", *(["encode"] if kind == "content_knn" else [])]
+        kept = {name: settings[name] for name in names}
+    if isinstance(config, PartsRunConfig):
         kept["parts"] = {
             name: relevant_settings("model", part) for name, part in config.parts.items()
         }

@@ -12,6 +12,9 @@ from bbqrec.run_config import RunConfig
 
 Settings = dict[str, Any]
 
+TRAINED = ("model", "shuffled", "warm_start")
+"""Kinds of rows with a run, hence settings, of their own."""
+
 
 class DataSetConfig(Config):
     """One data set of the benchmark.
@@ -27,19 +30,23 @@ class DataSetConfig(Config):
 
 
 class RowConfig(Config):
-    """One row of the tables: a trained model, a baseline that needs no settings, or models merged.
+    """One row of the tables: a trained model, a control of one, a baseline, or models merged.
 
     Args:
+        kind: "shuffled" is a model whose items have each other's semantic IDs; "warm_start" one
+            whose items' own vectors begin as those of another row's model.
         about: what the row is, in a sentence for the tables.
-        of: the rows whose answers a merged row joins; all are models.
+        of: the models whose answers a merged row joins, or the one that a warm start begins with.
         settings: sections of a run's settings in which the row differs from the others.
         on: data set -> further settings there.
         seeds, data: where the row is made; None is all of the benchmark's.
     """
 
-    kind: Literal["model", "popularity", "item_knn", "content_knn", "merged"] = "model"
+    kind: Literal[
+        "model", "shuffled", "warm_start", "popularity", "item_knn", "content_knn", "merged"
+    ] = "model"
     about: str = ""
-    of: tuple[str, ...] | None = Field(None, min_length=2)
+    of: tuple[str, ...] | None = None
     settings: Settings = Field({})
     on: dict[str, Settings] = Field({})
     seeds: tuple[int, ...] | None = Field(None, min_length=1)
@@ -47,15 +54,20 @@ class RowConfig(Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "RowConfig":
-        if (self.kind == "merged") != (self.of is not None):
-            raise ValueError('of names the rows that a row of kind "merged" joins, and no other')
-        if len(set(self.of or ())) < len(self.of or ()):
-            raise ValueError(f"of names a row twice: {', '.join(self.of or ())}")
+        of = self.of or ()
+        fits = {"merged": len(of) >= 2, "warm_start": len(of) == 1}
+        if not fits.get(self.kind, self.of is None):
+            raise ValueError(
+                'of names the two or more rows that one of kind "merged" joins, or the one that a '
+                'row of kind "warm_start" begins with, and no other kind has it'
+            )
+        if len(set(of)) < len(of):
+            raise ValueError(f"of names a row twice: {', '.join(of)}")
         return self
 
 
-class MergedRunConfig(RunConfig):
-    """The settings of a merged cell: those of the cells it merges beside its own.
+class PartsRunConfig(RunConfig):
+    """The settings of a cell that needs other cells' models: theirs beside its own.
 
     Args:
         parts: row -> its settings on the same data set and seed.
@@ -64,10 +76,19 @@ class MergedRunConfig(RunConfig):
     parts: dict[str, RunConfig]
 
     @model_validator(mode="after")
-    def _parts_answer_alike(self) -> "MergedRunConfig":
+    def _parts_have_these_items(self) -> "PartsRunConfig":
         for name, part in self.parts.items():
             if part.prepare != self.prepare:
                 raise ValueError(f"{name} has other [prepare] settings, hence other items")
+        return self
+
+
+class MergedRunConfig(PartsRunConfig):
+    """The settings of a merged cell."""
+
+    @model_validator(mode="after")
+    def _parts_answer_alike(self) -> "MergedRunConfig":
+        for name, part in self.parts.items():
             if part.ranking.rank_by == "both":
                 raise ValueError(
                     f'{name} ranks by "both", a score that is no log-probability; only answers of '
@@ -140,13 +161,13 @@ class BenchmarkConfig(Config):
                     )
                 if (kind := self.rows[part].kind) != "model":
                     raise ValueError(
-                        f"rows.{name}.of names {part!r}, a row of kind {kind!r}; only models' "
-                        "answers can be merged"
+                        f"rows.{name}.of names {part!r}, a row of kind {kind!r}; only models "
+                        "can be named there"
                     )
                 for key in cells:
                     if key.row == name and key._replace(row=part) not in cells:
                         raise ValueError(
-                            f"the cell ({key}) merges the cell ({key._replace(row=part)}), which "
+                            f"the cell ({key}) needs the cell ({key._replace(row=part)}), which "
                             f"is none of this benchmark; give rows.{name} the seeds and data of "
                             "its parts"
                         )
@@ -170,7 +191,8 @@ class BenchmarkConfig(Config):
             if parts is None:
                 return RunConfig.parse(values, source=source)
             of_parts = {name: self._values(key._replace(row=name)) for name in parts}
-            return MergedRunConfig.parse({**values, "parts": of_parts}, source=source)
+            form = MergedRunConfig if self.rows[key.row].kind == "merged" else PartsRunConfig
+            return form.parse({**values, "parts": of_parts}, source=source)
         except ConfigError as error:
             raise ConfigError(f"{error}; see rows and data in the benchmark's settings") from None
 

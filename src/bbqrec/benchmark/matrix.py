@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bbqrec.benchmark.cells import SPLITS, Cell, CellStore, Lists, made_with, relevant_settings
-from bbqrec.benchmark.config import BenchmarkConfig, CellKey, MergedRunConfig, slug
+from bbqrec.benchmark.config import BenchmarkConfig, CellKey, PartsRunConfig, slug
+from bbqrec.benchmark.controls import keep_own_vectors, keep_shuffled
 from bbqrec.bundle import STAGE_FOLDERS, RunFolder
 from bbqrec.data import Dataset, draw_shop
 from bbqrec.decoding import MergedRanker
@@ -31,8 +32,8 @@ _SHARED = {
     "tokenize": ("prepare", "encode", "tokenizer", "semantic_ids", "seed"),
 }
 
-# The last stage that a row needs of its run.
-_UNTIL = {"model": "train", "content_knn": "encode"}
+# The last stage that a row needs of its run as its settings are.
+_UNTIL = {"model": "train", "shuffled": "tokenize", "content_knn": "encode"}
 
 Made = tuple[Ranker, dict[str, Any]]
 """A row's ranker and the facts that its cell keeps."""
@@ -119,10 +120,21 @@ def _make(
         share_stages(wanted, settings)
         run_stages(wanted, settings, source=source, device=device, until=until)
 
-    def part(name: str, settings: RunConfig) -> Made:
-        of_part = RunFolder(run.directory.with_name(key._replace(row=name).name))
-        bring_up(of_part, settings, "train")
-        return _trained(of_part, device)
+    def parts() -> dict[str, RunFolder]:
+        assert isinstance(config, PartsRunConfig)
+        folders = {
+            name: RunFolder(run.directory.with_name(key._replace(row=name).name))
+            for name in config.parts
+        }
+        for name, folder in folders.items():
+            bring_up(folder, config.parts[name], "train")
+        return folders
+
+    def control(changes: dict[str, str]) -> Made:
+        controlled = RunFolder(run.directory.with_name(f"{run.directory.name}-control"))
+        settings = RunConfig.model_validate(config.model_dump(exclude={"parts"}) | changes)
+        bring_up(controlled, settings, "train")
+        return _trained(controlled, device)
 
     bring_up(run, config, _UNTIL.get(kind, "prepare"))
     dataset = run.dataset()
@@ -131,7 +143,9 @@ def _make(
         "item_knn": lambda: _item_knn(dataset, config.seed),
         "content_knn": lambda: _content_knn(run, dataset, config.seed),
         "model": lambda: _trained(run, device),
-        "merged": lambda: _merged(config, dataset.num_items, part),
+        "shuffled": lambda: control({"semantic_ids": keep_shuffled(run, config.seed)}),
+        "warm_start": lambda: control({"item_vectors": keep_own_vectors(run, *parts().values())}),
+        "merged": lambda: _merged(config, dataset.num_items, parts(), device),
     }
     ranker, facts = rankers[kind]()
     evaluations = {
@@ -170,10 +184,10 @@ def _content_knn(run: RunFolder, dataset: Dataset, seed: int) -> Made:
     return content_knn, {"chosen": content_knn.config.model_dump(mode="json")}
 
 
-def _merged(config: RunConfig, num_items: int, part: Callable[[str, RunConfig], Made]) -> Made:
+def _merged(config: RunConfig, num_items: int, of_parts: dict[str, RunFolder], device: str) -> Made:
     """Lists are as long as the widest beam of the parts; costs are the sums of theirs."""
-    assert isinstance(config, MergedRunConfig)
-    made = {name: part(name, settings) for name, settings in config.parts.items()}
+    assert isinstance(config, PartsRunConfig)
+    made = {name: _trained(folder, device) for name, folder in of_parts.items()}
     length = max(settings.ranking.beam_width for settings in config.parts.values())
     ranker = MergedRanker(tuple(ranker for ranker, _ in made.values()), num_items, length)
     parts = {name: facts for name, (_, facts) in made.items()}

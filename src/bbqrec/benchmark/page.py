@@ -26,9 +26,11 @@ from bbqrec.report import (
     verdict,
 )
 
-TRAINED = ("model", "merged")
+CHOSEN_AMONG = ("model", "merged")
 KINDS = {
     "model": "trained model",
+    "shuffled": "trained model, every item with another's semantic ID",
+    "warm_start": "trained model, its items' own vectors begun as another row's",
     "popularity": "the items with the most users first, for everybody alike",
     "item_knn": "items that occurred together with those of the history",
     "content_knn": "items whose content is like that of the history",
@@ -168,7 +170,7 @@ def _choice(table: DataSetTables, chosen: str, kinds: Mapping[str, str]) -> Choi
     deviations = {
         row.name: row.deviation(table.store, evaluation.split, "filtered", evaluation.main_metric)
         for row in table.rows
-        if row.name in (chosen, evaluation.reference) and kinds[row.name] in TRAINED
+        if row.name in (chosen, evaluation.reference) and kinds[row.name] in CHOSEN_AMONG
     }
     difference = abs(lines["filtered"][0].difference.mean)
     return Choice(

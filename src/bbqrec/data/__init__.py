@@ -16,7 +16,7 @@ from bbqrec.data.exchange import (
 from bbqrec.data.images import ImageFile, has_images, iter_images, read_images
 from bbqrec.data.lcrec import write_lcrec
 from bbqrec.data.prepare import PrepareConfig, load_weights, prepare
-from bbqrec.data.vectors import read_vectors
+from bbqrec.data.vectors import read_vectors, vectors_of
 
 __all__ = [
     "RECOMMENDATION_SUFFIXES",
@@ -43,6 +43,7 @@ __all__ = [
     "read_semantic_ids",
     "read_vectors",
     "recommendations_as_jsonl",
+    "vectors_of",
     "write_index_json",
     "write_lcrec",
     "write_recommendations",

@@ -1,5 +1,6 @@
 """Item vectors made elsewhere: Parquet, or NumPy and safetensors with the ids beside them."""
 
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 
 from bbqrec.errors import FeatureError
 from bbqrec.storage import read_json, read_tensors, read_text
+
+logger = logging.getLogger(__name__)
 
 
 class ItemVectors(NamedTuple):
@@ -53,6 +56,33 @@ def read_vectors(path: Path) -> ItemVectors:
         twice = next(i for i in item_ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
         raise FeatureError(f"{path} has more than one vector for item {twice!r}")
     return ItemVectors(item_ids, vectors)
+
+
+class KnownVectors(NamedTuple):
+    """Rows of items by their numbers, and how many rows of unknown items were ignored."""
+
+    items: list[int]
+    vectors: NDArray[np.float32]
+    num_unknown: int
+
+
+def vectors_of(path: Path, known: list[str]) -> KnownVectors:
+    """The file's vectors of the items whose ids are `known`, numbered as there.
+
+    Raises:
+        FeatureError: as `read_vectors`, and where no id is known.
+    """
+    item_ids, vectors = read_vectors(path)
+    number_of = {item_id: item for item, item_id in enumerate(known)}
+    rows = [row for row, item_id in enumerate(item_ids) if item_id in number_of]
+    if not rows:
+        raise FeatureError(
+            f"none of the {len(item_ids)} item ids of {path} is in the catalog; it has ids such as "
+            f"{known[0]!r}, the file {item_ids[:1]}"
+        )
+    if unknown := len(item_ids) - len(rows):
+        logger.warning("%s: %d rows of unknown items ignored", path, unknown)
+    return KnownVectors([number_of[item_ids[row]] for row in rows], vectors[rows], unknown)
 
 
 def _read_ids(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bbqrec.data import Dataset, has_images, iter_images, load_texts, read_vectors
+from bbqrec.data import Dataset, has_images, iter_images, load_texts, read_vectors, vectors_of
 from bbqrec.errors import FeatureError
 from bbqrec.features.config import ModalityConfig, Source
 from bbqrec.features.encoders import Encoder
@@ -88,20 +88,10 @@ def encode_texts(job: Job, parts_dir: Path) -> Encoded:
 
 
 def take_vectors(job: Job) -> Encoded:
-    """Rows of unknown items are counted and ignored; items without a row lack the modality."""
-    item_ids, vectors = read_vectors(Path(job.config.path or ""))
-    number_of = {item_id: item for item, item_id in enumerate(job.dataset.item_ids)}
-    rows = [row for row, item_id in enumerate(item_ids) if item_id in number_of]
-    if not rows:
-        raise FeatureError(
-            f"none of the {len(item_ids)} item ids of {job.config.path} is in the catalog; "
-            f"it has ids such as {job.dataset.item_ids[0]!r}, the file {item_ids[:1]}"
-        )
-    unknown = len(item_ids) - len(rows)
-    if unknown:
-        logger.warning("%s: %d rows of unknown items ignored", job.config.path, unknown)
-    items = [number_of[item_ids[row]] for row in rows]
-    return Encoded(items, torch.from_numpy(vectors[rows]), None, {"unknown_items": unknown})
+    """Items without a row lack the modality."""
+    found = vectors_of(Path(job.config.path or ""), job.dataset.item_ids)
+    vectors = torch.from_numpy(found.vectors)
+    return Encoded(found.items, vectors, None, {"unknown_items": found.num_unknown})
 
 
 def check_bad_share(modality: str, config: ModalityConfig, statistics: dict[str, int]) -> None:

@@ -51,6 +51,12 @@ class ItemVectors(nn.Module):
         )
         self.unseen_vector = nn.Parameter(torch.zeros(width)) if self.projections else None
 
+    @torch.no_grad()
+    def begin_as(self, items: Int[Tensor, " known"], vectors: Float[Tensor, "known dim"]) -> None:
+        """Let own vectors of `items` begin as these, scaled together to a mean length of 1."""
+        assert self.id_vectors is not None
+        self.id_vectors[items] = vectors / vectors.norm(dim=-1).mean().clamp(min=MIN_NORM)
+
     def forward(
         self,
         items: Int[Tensor, " entry"] | slice,

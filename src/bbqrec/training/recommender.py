@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
@@ -86,6 +86,13 @@ class Batch(NamedTuple):
     histories: Histories
 
 
+class StartVectors(NamedTuple):
+    """Where own vectors of these items begin."""
+
+    items: Int[Tensor, " known"]
+    vectors: Float[Tensor, "known dim"]
+
+
 class FittedRecommender(NamedTuple):
     """The model holds its best weights; `log` has one row per epoch."""
 
@@ -105,15 +112,25 @@ def fit_recommender(
     work_dir: Path | None = None,
     identity: dict[str, Any] | None = None,
     model: SequenceModel | None = None,
+    start: StartVectors | None = None,
 ) -> FittedRecommender:
     """Train on `dataset.train`, choose the epoch by NDCG@10 on a fixed validation sample.
 
     Args:
+        start: where items' own vectors begin.
         model: a trained one over these tables, to go on from; it is kept as it is unless an epoch
             is better.
     """
     recipe = make_recipe(
-        dataset, tables, config, training, ranking, seed=seed, device=device, model=model
+        dataset,
+        tables,
+        config,
+        training,
+        ranking,
+        seed=seed,
+        device=device,
+        model=model,
+        start=start,
     )
     result = fit(
         recipe,
@@ -137,6 +154,7 @@ def make_recipe(
     seed: int,
     device: str = "cpu",
     model: SequenceModel | None = None,
+    start: StartVectors | None = None,
 ) -> "RecommenderRecipe":
     """A freshly initialized model, or the given one, with all that training it needs."""
     if training.num_negatives is not None and (config.repeat_bias or config.neighbors.enabled):
@@ -151,6 +169,9 @@ def make_recipe(
         train = dataset.train
         edges = similarity_edges(tables, train.items, train.offsets, config, generator)
         model = build_recommender(config, tables, edges)
+        if start is not None:
+            assert isinstance(model, OnePassRecommender)
+            model.item_vectors.begin_as(*start)
     model = model.to(device)
     return RecommenderRecipe(model, dataset, tables, config, training, ranking, seed, device)
 
