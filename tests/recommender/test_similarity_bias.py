@@ -20,7 +20,7 @@ from small_catalogs import (
 )
 
 import bbqrec.recommender.similarity as similarity_module
-from bbqrec.errors import ConfigError
+from bbqrec.errors import ConfigError, FeatureError
 from bbqrec.recommender import RecommenderConfig, SimilarityConfig, similarity_edges
 
 CANDIDATES = torch.arange(NUM_ITEMS).expand(len(HISTORIES), -1)
@@ -183,6 +183,21 @@ def test_text_of_one_item_is_compared_with_the_image_of_another() -> None:
     assert buckets["text>image"][0, a, b] == expected
     with pytest.raises(ConfigError, match="across"):
         SimilarityConfig.parse({"across": True})
+
+
+def test_only_the_named_modalities_are_compared() -> None:
+    config = with_similarity(ONE_PASS, modalities=("image",))
+    everything = random_model(ONE_PASS)
+
+    model = random_model(config)
+
+    assert set(everything.similarity_tables()) == {"text", "image"}
+    assert set(model.similarity_tables()) == {"image"}
+    found = model.similarity.buckets(HISTORIES, model.catalog)
+    expected = everything.similarity.buckets(HISTORIES, everything.catalog)
+    assert torch.equal(found["image"], expected["image"])
+    with pytest.raises(FeatureError, match="'smell', but what is compared is text, image"):
+        random_model(with_similarity(ONE_PASS, modalities=("smell",)))
 
 
 def test_shared_codes_count_the_common_prefix() -> None:

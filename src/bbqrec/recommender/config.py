@@ -14,6 +14,7 @@ class SimilarityConfig(Config):
         source: what is compared: frozen "features", "aligned" vectors h_m, "quantized" vectors
             q_m (the caller puts the vectors meant into `ItemTables.similarity`), or how many
             leading "codes" two semantic IDs share, which needs no vectors.
+        modalities: whose likeness counts; None: that of all.
         across: also compare one item's text with the other's image, and so on; this needs
             vectors of one space, "aligned" or "quantized".
         form: "additive" adds the table's entry to the attention logit; "multiplicative"
@@ -24,6 +25,7 @@ class SimilarityConfig(Config):
 
     enabled: bool = True
     source: Literal["features", "aligned", "quantized", "codes"] = "features"
+    modalities: tuple[str, ...] | None = Field(None, min_length=1)
     across: bool = False
     form: Literal["additive", "multiplicative"] = "additive"
     num_buckets: int = Field(16, ge=2, le=200)

@@ -80,11 +80,19 @@ def directions(
 
 
 def needed(tables: ItemTables, config: RecommenderConfig) -> ItemTables:
-    """`tables` without what `config` never reads; FeatureError when rows do not match."""
+    """`tables` without what `config` never reads; FeatureError when rows or names do not match."""
     has_content = config.form == "one_pass" and config.use_content
     compares = config.similarity.enabled and config.similarity.source != "codes"
     content = tables.content if has_content else {}
     similarity = tables.similarity if compares else {}
+    wanted = config.similarity.modalities
+    if compares and wanted is not None:
+        if unknown := set(wanted) - similarity.keys():
+            raise FeatureError(
+                f"recommender.similarity.modalities names {min(unknown)!r}, but what is compared "
+                f"is {', '.join(similarity) or 'nothing'}; leave it out"
+            )
+        similarity = {name: similarity[name] for name in wanted}
     rows = [*content.items(), *similarity.items(), ("is_unseen", tables.is_unseen)]
     for name, table in rows:
         if len(table) != len(tables.semantic_ids):
