@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from gate import Gate, wait_for
 
 from bbqrec.serving import EventStore, ServeConfig, Service
 from bbqrec.serving.server import uvicorn_settings
@@ -61,6 +62,26 @@ def everything(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return b"".join(parts)
+
+
+RECOMMEND = b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+
+
+def answers_of(connection: socket.socket, number: int) -> list[tuple[bytes, dict[str, Any]]]:
+    """Head and body of the next answers over a connection that may stay open."""
+    found, data = [], b""
+    while len(found) < number:
+        head, is_whole, rest = data.partition(b"\r\n\r\n")
+        length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
+        if is_whole and len(rest) >= length:
+            found.append((head, json.loads(rest[:length])))
+            data = rest[length:]
+        else:
+            part = connection.recv(65536)
+            assert part, data
+            data += part
+    assert not data
+    return found
 
 
 def healthy(connection: socket.socket) -> None:
@@ -199,3 +220,114 @@ def test_too_many_connections_are_turned_away_and_later_ones_let_in(
     assert turned_away["status"] == 503
     with connect(port) as connection:
         healthy(connection)
+
+
+@pytest.fixture
+def full(start: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a server that computes an answer and holds all that may wait for the model."""
+    monkeypatch.setattr("bbqrec.serving.admission.MAX_READS_SAVED", 0)
+    monkeypatch.setattr("bbqrec.serving.admission.READS_PER_S", 0)
+    port = start(max_waiting=1, receive_s=1.0)
+    gate = Gate(monkeypatch)
+    content = json.dumps({"histories": [["first"]]}).encode()
+    with ExitStack() as stack:
+        for number in range(2):
+            connection = stack.enter_context(connect(port))
+            connection.sendall(RECOMMEND + b"content-length: %d\r\n\r\n" % len(content) + content)
+            if number == 0:
+                wait_for(lambda: gate.sizes == [1])
+        time.sleep(0.2)  # by then the second waits
+        yield port
+        gate.is_open.set()
+
+
+def test_what_a_full_server_turns_away_is_told_so_in_order_and_may_go_on(full: int) -> None:
+    body = b'{"histories": [["a"]]}'
+    plain = RECOMMEND + b"content-length: %d\r\n" % len(body)
+    live = HEAD + b"\r\n"
+    with connect(full) as connection:
+        connection.sendall(plain + b"x-request-id: mine\r\n\r\n" + body[:5])
+        time.sleep(0.1)
+        connection.sendall(body[5:])
+        first = answers_of(connection, 1)[0]
+        connection.sendall(plain + b"x-request-id: not {mine}\r\n\r\n" + body)
+        second = answers_of(connection, 1)[0]
+        connection.sendall((plain + b"\r\n" + body) * 3 + live + plain + b"\r\n" + body)
+        third, fourth, fifth, alive, last = answers_of(connection, 5)
+        connection.sendall(plain + b"connection: close\r\n\r\n" + body)
+        closing = refused(everything(connection))
+
+    assert b"x-request-id: mine\r\n" in first[0]
+    assert first[1]["request_id"] == "mine"
+    assert "mine" not in second[1]["request_id"]
+    for head, found in (first, second, third, fourth, fifth, last):
+        assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"content-type: application/problem+json" in head
+        assert b"retry-after: 1" in head
+        assert b"x-content-type-options: nosniff" in head
+        assert b"connection: close" not in head
+        assert found["status"] == 503
+    assert alive[1]["status"] == "live"
+    assert closing["detail"] == first[1]["detail"]
+
+
+def test_what_is_turned_away_is_counted(full: int) -> None:
+    with connect(full) as connection:
+        connection.sendall(RECOMMEND + b"content-length: 2\r\n\r\n{}")
+        answers_of(connection, 1)
+    counts = httpx.get(f"http://localhost:{full}/metrics").text
+
+    assert 'bbqrec_requests_total{route="/v1/recommend",status="503"} 1.0' in counts
+    assert 'bbqrec_request_seconds_count{route="/v1/recommend"} 1.0' in counts
+
+
+def test_a_full_server_does_not_wait_for_the_rest_of_what_it_turns_away(full: int) -> None:
+    begin = time.monotonic()
+    with connect(full) as connection:
+        connection.sendall(RECOMMEND + b"content-length: 500000\r\n\r\n" + b" " * 200_000)
+        answer = refused(everything(connection))
+        took_s = time.monotonic() - begin
+
+    assert answer["status"] == 503
+    assert 0.8 < took_s < 4
+
+
+@pytest.mark.parametrize("head", [b"expect: 100-continue\r\n", b""])
+def test_unusual_requests_are_turned_away_too(full: int, head: bytes) -> None:
+    with connect(full) as connection:
+        message = RECOMMEND + head + b"content-length: 2\r\n\r\n{}"
+        connection.sendall(message if head else message.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        answer = answers_of(connection, 1)[0]
+
+    assert answer[1]["status"] == 503
+    assert b"retry-after: 1" in answer[0]
+
+
+def test_when_it_is_over_all_are_let_in_again(
+    start: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bbqrec.serving.admission.MAX_READS_SAVED", 0)
+    monkeypatch.setattr("bbqrec.serving.admission.READS_PER_S", 0)
+    port = start(max_waiting=1)
+    body = b'{"histories": [["%d"]]}'
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(port)) for _ in range(40)]
+        statuses = []
+        for turn in range(5):
+            for number, client in enumerate(clients):
+                content = body % (100 * turn + number)
+                head = b"content-length: %d\r\n\r\n" % len(content)
+                client.sendall(RECOMMEND + head + content)
+                if number == 20 and turn % 2:  # somebody hangs up in the middle
+                    client.close()
+                    clients[number] = stack.enter_context(connect(port))
+            for number, client in enumerate(clients):
+                if number != 20 or turn % 2 == 0:
+                    statuses.append(answers_of(client, 1)[0][0][9:12])
+        time.sleep(0.3)
+        content = body % 12345
+        clients[0].sendall(RECOMMEND + b"content-length: %d\r\n\r\n" % len(content) + content)
+        calm = answers_of(clients[0], 1)[0]
+
+    assert set(statuses) == {b"200", b"503"}
+    assert calm[0].startswith(b"HTTP/1.1 200")

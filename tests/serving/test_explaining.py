@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 import pytest
 from asking import Open, ids, problem, recommended, take
+from gate import wait_for
 from starlette.testclient import TestClient
-from test_load import wait_for
 
 from bbqrec.bundle import RunFolder
 from bbqrec.explain import Explainer

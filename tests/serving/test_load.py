@@ -2,44 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from asking import Open, ids, problem, recommended, take
+from gate import Gate, wait_for
 from starlette.testclient import TestClient
-
-from bbqrec.serving import Version
-
-
-class Gate:
-    """Holds the model until it is opened, and notes what it was asked at once."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.is_open = threading.Event()
-        self.sizes: list[int] = []
-        self.asked: list[str] = []
-        recommend: Callable[..., Any] = Version.recommend
-
-        def held(version: Version, histories: Sequence[Any], options: Any) -> Any:
-            self.asked.extend(item_id for history in histories for item_id in history)
-            self.sizes.append(len(histories))
-            assert self.is_open.wait(20)
-            return recommend(version, histories, options)
-
-        monkeypatch.setattr(Version, "recommend", held)
 
 
 def ask(client: TestClient, name: str) -> Any:
     return client.post("/v1/recommend", json={"histories": [[name]], "k": 3})
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_what_waits_is_answered_by_one_call(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +39,6 @@ def test_beyond_the_queue_requests_are_refused_at_once_and_the_others_answered(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = opened(max_waiting=2)
-    monkeypatch.setattr("bbqrec.serving.service.MAX_LAG_S", 1000.0)  # never late
     known = client.post("/v1/recommend", json={"histories": [["known"]]})
     gate = Gate(monkeypatch)
     batcher = client.service._batcher  # type: ignore[attr-defined]
@@ -90,61 +63,39 @@ def test_beyond_the_queue_requests_are_refused_at_once_and_the_others_answered(
     assert ask(client, "c").status_code == 200
 
 
-def test_when_even_refusing_falls_behind_requests_for_the_model_are_refused_unread(
+def test_when_the_queue_is_full_few_requests_for_the_model_are_read_and_all_others(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("bbqrec.serving.admission.MAX_READS_SAVED", 3)
+    monkeypatch.setattr("bbqrec.serving.admission.READS_PER_S", 0)
     client = opened(max_waiting=2)
-    monkeypatch.setattr("bbqrec.serving.service.MAX_LAG_S", -1.0)  # always late
     gate = Gate(monkeypatch)
     batcher = client.service._batcher  # type: ignore[attr-defined]
     nonsense = {"histories": 5}
 
     with ThreadPoolExecutor(4) as threads:
-        before = client.post("/v1/recommend", json=nonsense)
         waiting = [threads.submit(ask, client, "first")]
         wait_for(lambda: gate.sizes == [1])
-        waiting += [threads.submit(ask, client, name) for name in "ab"]
+        waiting.append(threads.submit(ask, client, "a"))
+        wait_for(lambda: batcher.num_waiting == 1)
+        before = [client.post("/v1/recommend", json=nonsense) for _ in range(5)]
+        waiting.append(threads.submit(ask, client, "b"))
         wait_for(lambda: batcher.num_waiting == 2)
+        read = [client.post("/v1/recommend", json=nonsense) for _ in range(3)]
         refused = client.post("/v1/recommend", json=nonsense)
         healthy = client.get("/health/ready")
         take(client, "u", "an item")
         gate.is_open.set()
         answers = [future.result() for future in waiting]
 
-    problem(before, 422)
-    problem(refused, 503)
+    for response in before + read:
+        problem(response, 422)
+    assert "at once" in problem(refused, 503)["detail"]
     assert refused.headers["retry-after"] == "1"
     assert healthy.status_code == 200
     assert [answer.status_code for answer in answers] == [200] * 3
+    problem(client.post("/v1/recommend", json=nonsense), 422)
     assert "bbqrec_event_loop_lag_seconds" in client.get("/metrics").text
-
-
-@pytest.mark.parametrize(("max_lag_s", "status"), [(-1.0, 503), (1000.0, 422)])
-def test_from_three_quarters_of_the_queue_on_a_late_server_reads_nothing_more_for_the_model(
-    opened: Open, monkeypatch: pytest.MonkeyPatch, max_lag_s: float, status: int
-) -> None:
-    client = opened(max_waiting=4)
-    monkeypatch.setattr("bbqrec.serving.service.MAX_LAG_S", max_lag_s)
-    gate = Gate(monkeypatch)
-    batcher = client.service._batcher  # type: ignore[attr-defined]
-    nonsense = {"histories": 5}
-
-    with ThreadPoolExecutor(4) as threads:
-        waiting = [threads.submit(ask, client, "first")]
-        wait_for(lambda: gate.sizes == [1])
-        waiting += [threads.submit(ask, client, name) for name in "ab"]
-        wait_for(lambda: batcher.num_waiting == 2)
-        before = client.post("/v1/recommend", json=nonsense)
-        waiting.append(threads.submit(ask, client, "c"))
-        wait_for(lambda: batcher.num_waiting == 3)
-        answered = client.post("/v1/recommend", json=nonsense)
-        gate.is_open.set()
-        answers = [future.result() for future in waiting]
-
-    problem(before, 422)
-    problem(answered, status)
-    assert [answer.status_code for answer in answers] == [200] * 4
-    assert batcher.num_waiting == 0
 
 
 def test_a_slow_model_is_a_504_and_does_not_exhaust_the_server(

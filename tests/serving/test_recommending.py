@@ -19,6 +19,16 @@ def items(library: Recommender) -> list[str]:
     return library.dataset.item_ids
 
 
+def test_what_is_right_and_what_is_not_is_counted_under_one_route(client: TestClient) -> None:
+    for asked in ({"histories": [[]]}, {"histories": 5}, {"histories": [[]], "beam_width": 1000}):
+        client.post("/v1/recommend", json=asked)
+    counts = client.get("/metrics").text
+
+    for status, number in (("200", 1), ("422", 2)):
+        line = f'bbqrec_requests_total{{route="/v1/recommend",status="{status}"}} {number}.0'
+        assert line in counts
+
+
 def test_answers_are_the_librarys(
     client: TestClient, library: Recommender, items: list[str]
 ) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -26,8 +26,8 @@ class Answer(NamedTuple):
 
     items: bytes
     is_fallback: bool
-    unknown_items: list[str]
-    withdrawn_items: list[str]
+    unknown_items: tuple[str, ...]
+    withdrawn_items: tuple[str, ...]
     num_recommendable: int
 
 
@@ -42,7 +42,8 @@ class State(NamedTuple):
     """A version and what was computed with it; they are swapped together, so none can be stale."""
 
     version: Version
-    answers: RecentlyUsed[tuple[History, Options], Answer]
+    answers: RecentlyUsed[tuple[Any, ...], tuple[Any, ...]]
+    """By history and options; see `_key` and `Answer`."""
     histories: Remembered
 
 
@@ -102,7 +103,10 @@ class Answering:
         self, state: State, histories: Sequence[History], options: Options
     ) -> list[Answer]:
         """One answer per history, remembered ones without asking the model."""
-        found = {history: state.answers.get((history, options)) for history in histories}
+        found: dict[History, Answer | None] = {}
+        for history in histories:
+            remembered = state.answers.get(_key(history, options))
+            found[history] = None if remembered is None else Answer._make(remembered)
         missing = [history for history, answer in found.items() if answer is None]
         self._metrics.cached.labels("cache").inc(len(histories) - len(missing))
         if missing:
@@ -111,7 +115,8 @@ class Answering:
             for history, recommendation in zip(missing, computed, strict=True):
                 assert isinstance(recommendation, Recommendation)
                 fresh = found[history] = _as_answer(state.version, history, recommendation)
-                state.answers.put((history, options), fresh, 1 + len(history) + options.k)
+                weight = 1 + len(history) + options.k
+                state.answers.put(_key(history, options), tuple(fresh), weight)
         return [answer for history in histories if (answer := found[history]) is not None]
 
     async def _explained(
@@ -146,13 +151,18 @@ class Answering:
         return version.recommend([q for q in questions if not isinstance(q, Why)], options)
 
 
+def _key(history: History, options: Options) -> tuple[Any, ...]:
+    k, exclude_seen, allow, exclude, beam_width = options
+    return history, k, exclude_seen, allow, exclude or None, beam_width
+
+
 def _as_answer(version: Version, history: History, recommendation: Recommendation) -> Answer:
     known = version.recommender.item_of_id
     withdrawn = list(dict.fromkeys(i for i in history if i in version.withdrawn and i in known))
     return Answer(
         orjson.dumps([item._asdict() for item in recommendation.items]),
         recommendation.is_fallback,
-        recommendation.unknown_items[:MAX_NAMED],
-        withdrawn[:MAX_NAMED],
+        tuple(recommendation.unknown_items[:MAX_NAMED]),
+        tuple(withdrawn[:MAX_NAMED]),
         recommendation.num_recommendable,
     )

@@ -19,6 +19,7 @@ from bbqrec.serving.guard import Guard
 from bbqrec.serving.kserve import kserve_router
 from bbqrec.serving.page import PageData, data_router, static_router
 from bbqrec.serving.service import Service
+from bbqrec.serving.shortcut import Shortcut
 
 PathId = Annotated[str, Path(min_length=1, max_length=api.MAX_ID_CHARS, pattern=api.ID_PATTERN)]
 Key = Annotated[
@@ -78,7 +79,7 @@ def create_app(service: Service) -> ASGIApp:
     if service.config.kserve:
         app.include_router(kserve_router(service, _StrictRoute))
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
-    return Guard(app, service.config, service.metrics, lambda: service.is_behind)
+    return Guard(Shortcut(app, service), service.config, service.metrics, service.admission)
 
 
 def _open_router(service: Service) -> APIRouter:

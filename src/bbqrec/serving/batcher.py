@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -11,6 +12,8 @@ from typing import Generic, TypeVar
 from bbqrec.errors import OverloadedError
 
 logger = logging.getLogger(__name__)
+
+STANDING_S = 0.1  # how long a queue may be a burst that will be over soon
 
 K = TypeVar("K")  # what can be computed together
 Q = TypeVar("Q")
@@ -28,7 +31,9 @@ class _Waiting(Generic[K, Q, A]):
 class Batcher(Generic[K, Q, A]):
     """Calls `compute` on one thread at a time with as many like questions as have come together.
 
-    Nothing is waited for: a lone question is computed at once, and under load batches grow.
+    Nothing is waited for: a lone question is computed at once, and under load batches grow. Where
+    every call has been full for a while, more comes in than can be answered, and a longer queue
+    would make all wait and answer nobody more: then one batch may wait while another is computed.
     """
 
     def __init__(
@@ -38,20 +43,37 @@ class Batcher(Generic[K, Q, A]):
         *,
         max_batch: int,
         max_waiting: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._compute = compute
         self._executor = executor
         self._max_batch = max_batch
         self._max_waiting = max_waiting
+        self._clock = clock
+        self._full_since: float | None = None
         self._waiting: list[_Waiting[K, Q, A]] = []
         self._num_waiting = 0  # kept, since a flood of requests asks for it
+        self.num_asking = 0
+        """Calls of `ask` that wait, those that the model has begun with among them."""
         self._arrived = asyncio.Event()
-        self.last_batch = 0
 
     @property
     def num_waiting(self) -> int:
         """Histories that the model has not begun with."""
         return self._num_waiting
+
+    @property
+    def is_saturated(self) -> bool:
+        """Every call of the last STANDING_S was as full as it may be."""
+        since = self._full_since
+        return since is not None and self._clock() - since > STANDING_S
+
+    @property
+    def max_waiting(self) -> int:
+        """How many histories may wait now."""
+        if self.is_saturated:
+            return min(self._max_batch, self._max_waiting)
+        return self._max_waiting
 
     async def ask(self, key: K, questions: Sequence[Q], *, work: int | None = None) -> list[A]:
         """The answers to `questions`; OverloadedError at once when too many are waiting.
@@ -60,13 +82,17 @@ class Batcher(Generic[K, Q, A]):
             work: how many histories the model reads to answer; by default one per question.
         """
         work = len(questions) if work is None else work
-        if self._num_waiting and self._num_waiting + work > self._max_waiting:
+        if self._num_waiting and self._num_waiting + work > self.max_waiting:
             raise OverloadedError("too many requests are waiting; come back in a second")
         answers: asyncio.Future[list[A]] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(key, questions, work, answers))
         self._num_waiting += work
         self._arrived.set()
-        return await answers
+        self.num_asking += 1
+        try:
+            return await answers
+        finally:
+            self.num_asking -= 1
 
     async def work(self) -> None:
         """Answer until cancelled."""
@@ -75,9 +101,13 @@ class Batcher(Generic[K, Q, A]):
             batch = self._next_batch()
             if not batch:
                 self._arrived.clear()
+                self._full_since = None
                 continue
             questions = [question for waiting in batch for question in waiting.questions]
-            self.last_batch = len(questions)
+            if sum(waiting.work for waiting in batch) < self._max_batch:
+                self._full_since = None
+            elif self._full_since is None:
+                self._full_since = self._clock()
             loop = asyncio.get_running_loop()
             try:
                 answers = await loop.run_in_executor(

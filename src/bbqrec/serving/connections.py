@@ -1,21 +1,38 @@
-"""Connections that ask nothing: what is cut before a request has so much as a head.
+"""Connections: what is cut before a request has a head, and what is refused by the head alone.
 
 uvicorn waits for a request's head without end and keeps all of it. Whoever sends a byte a second,
-or nothing, over a thousand connections would keep everybody else out.
+or nothing, over a thousand connections would keep everybody else out. And it makes a task of every
+request: in a flood those that will be refused would take the time of those that are answered.
 """
 
 import asyncio
-import uuid
+import re
+from http import HTTPStatus
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from bbqrec.serving.admission import Admission
 from bbqrec.serving.config import ServeConfig
-from bbqrec.serving.guard import MAX_HEADER_BYTES
-from bbqrec.serving.problems import MEDIA_TYPE, TITLES, problem
+from bbqrec.serving.guard import (
+    CONTENT_POLICY,
+    MAX_HEADER_BYTES,
+    MODEL_PATHS,
+    REQUEST_ID,
+    SECURITY_HEADERS,
+    TOO_MANY,
+    new_request_id,
+)
+from bbqrec.serving.metrics import Metrics
+from bbqrec.serving.problems import MEDIA_TYPE, problem
 from bbqrec.serving.refusals import RefusalLog
 
 MAX_HEAD_BYTES = 4 * MAX_HEADER_BYTES  # beyond what the guard refuses by name
+_MODEL_URLS = frozenset(path.encode() for path in MODEL_PATHS)  # others are the guard's to read
+_ALWAYS = b"".join(
+    name + b": " + value + b"\r\n"
+    for name, value in (*SECURITY_HEADERS, (b"content-security-policy", CONTENT_POLICY))
+).decode()
 
 
 class Connection(HttpToolsProtocol):
@@ -24,8 +41,11 @@ class Connection(HttpToolsProtocol):
     receive_s = 10.0
     max_connections = 1000
     refusals = RefusalLog()
+    admission: Admission
+    metrics: Metrics
     _deadline: asyncio.TimerHandle | None = None
     _num_head_bytes = 0
+    _is_turned_away = False  # this request; its body is let pass
 
     def connection_made(self, transport: Any) -> None:  # uvloop's is no asyncio.Transport
         super().connection_made(transport)
@@ -42,7 +62,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():  # what was refused is not read
             return
         super().data_received(data)
-        if self._deadline is not None:  # the head goes on
+        if self._deadline is not None and not self._is_turned_away:  # the head goes on
             self._num_head_bytes += len(data)
             if self._num_head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(431, f"the head of a request may have {MAX_HEADER_BYTES} bytes")
@@ -53,8 +73,24 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        if self._asks_the_model():
+            if not self.admission.admit():
+                self._is_turned_away = True  # the clock goes on, for its body
+                return
+            self.scope["state"]["is_admitted"] = True  # the guard lets it leave
         self._stop_clock()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._is_turned_away:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._is_turned_away:
+            self._is_turned_away = False
+            self._turn_away()
+        else:
+            super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What cannot be parsed is refused as everything else is."""
@@ -70,7 +106,9 @@ class Connection(HttpToolsProtocol):
             self._deadline = None
 
     def _too_late(self) -> None:
-        if self._num_head_bytes:
+        if self._is_turned_away:
+            self._refuse(503, TOO_MANY)
+        elif self._num_head_bytes:
             detail = f"the head of the request did not come within {self.receive_s:g} s"
             self._refuse(408, detail)
         else:  # nothing was asked, so nothing is answered
@@ -79,26 +117,61 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         self._stop_clock()
-        request_id = uuid.uuid4().hex
+        request_id = new_request_id()
         self.refusals.note(request_id, "-", "-", status, detail)
-        # In the middle of an answer to an earlier request there is no place for another.
-        if self.cycle is None or self.cycle.response_complete:
-            body = problem(status, detail, request_id)
-            head = (
-                f"HTTP/1.1 {status} {TITLES[status]}\r\ncontent-type: {MEDIA_TYPE}\r\n"
-                f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
-                f"{'retry-after: 1' + chr(13) + chr(10) if status == 503 else ''}"
-                "connection: close\r\n\r\n"
-            )
-            self.transport.write(head.encode() + body)
+        if self._is_idle:  # in the middle of an earlier answer there is no place for another
+            self.transport.write(_refusal(status, detail, request_id, "connection: close\r\n"))
         self.transport.close()
 
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
-def connections(config: ServeConfig) -> type[asyncio.Protocol]:
+    def _asks_the_model(self) -> bool:
+        """It is for the model, nothing is unusual about it, and its answer would be the next."""
+        is_plain = self.url in _MODEL_URLS and not self.expect_100_continue
+        return is_plain and self._is_idle and self.parser.get_method() == b"POST"
+
+    def _turn_away(self) -> None:
+        """Refuse as the guard would, at a fifth of the cost; the connection stays open."""
+        self._stop_clock()
+        if self.flow.write_paused:  # who does not read what is sent gets nothing more
+            self.transport.abort()
+            return
+        given = next((value for name, value in self.headers if name == b"x-request-id"), b"")
+        is_given = re.fullmatch(REQUEST_ID, given.decode("latin-1")) is not None
+        request_id = given.decode() if is_given else new_request_id()
+        stays = self.parser.should_keep_alive()
+        more = "" if stays else "connection: close\r\n"
+        self.transport.write(_refusal(503, TOO_MANY, request_id, more))
+        route = self.url.decode()
+        self.refusals.note(request_id, "POST", route, 503, TOO_MANY)
+        self.metrics.count(route, 503, 0.0)
+        if stays:
+            self.on_response_complete()
+        else:
+            self.transport.close()
+
+
+def _refusal(status: int, detail: str, request_id: str, more: str) -> bytes:
+    body = problem(status, detail, request_id)
+    more += "retry-after: 1\r\n" if status == 503 else ""
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: {MEDIA_TYPE}\r\n"
+        f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\n{_ALWAYS}{more}\r\n"
+    )
+    return head.encode() + body
+
+
+def connections(
+    config: ServeConfig, admission: Admission, metrics: Metrics
+) -> type[asyncio.Protocol]:
     """`Connection` with a server's settings, as uvicorn takes it."""
     settings = {
         "receive_s": config.receive_s,
         "max_connections": config.max_connections,
         "refusals": RefusalLog(),
+        "admission": admission,
+        "metrics": metrics,
     }
     return cast(type[asyncio.Protocol], type("Connection", (Connection,), settings))

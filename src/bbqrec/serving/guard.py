@@ -6,20 +6,23 @@ A body is read here, whole, with a cap and a deadline; the framework has neither
 import asyncio
 import hmac
 import logging
+import os
 import re
 import time
-import uuid
-from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bbqrec.serving.admission import Admission
 from bbqrec.serving.config import ServeConfig
 from bbqrec.serving.metrics import Metrics
 from bbqrec.serving.problems import MEDIA_TYPE, problem
 from bbqrec.serving.refusals import RefusalLog
 
 MAX_HEADER_BYTES = 16_384
+MODEL_PATHS = ("/v1/recommend", "/v2/models/bbqrec/infer")
+REQUEST_ID = r"[A-Za-z0-9._-]{1,64}"  # what a client may call its request
+TOO_MANY = "too many requests at once; come back in a second"
 # Browsers cannot send a token for a page: the page holds no data, and asks for the token itself.
 OPEN_TO_ALL = ("/health/live", "/health/ready", "/")
 OPEN_FOLDER = "/page/"
@@ -43,6 +46,10 @@ DESCRIPTION_POLICY = (
 logger = logging.getLogger(__name__)
 
 
+def new_request_id() -> str:
+    return os.urandom(16).hex()
+
+
 class _RefusedError(Exception):
     def __init__(self, status: int, detail: str) -> None:
         self.status, self.detail = status, detail
@@ -56,18 +63,10 @@ class Guard:
     """ASGI middleware around the whole application."""
 
     def __init__(
-        self,
-        app: ASGIApp,
-        config: ServeConfig,
-        metrics: Metrics,
-        is_behind: Callable[[], bool] = lambda: False,
+        self, app: ASGIApp, config: ServeConfig, metrics: Metrics, admission: Admission
     ) -> None:
-        """
-        Args:
-            is_behind: whether what asks the model should be refused unread.
-        """
         self._app = app
-        self._is_behind = is_behind
+        self._admission = admission
         self._config = config
         self._metrics = metrics
         self._num_in_flight = 0
@@ -81,7 +80,7 @@ class Guard:
         start = time.perf_counter()
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else uuid.uuid4().hex
+        request_id = given if re.fullmatch(REQUEST_ID, given) else new_request_id()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 0
@@ -114,12 +113,13 @@ class Guard:
                 await _refuse(answer, 500, "the server's log says more", state)
         finally:
             self._num_in_flight -= 1
-            route = getattr(scope.get("route"), "path", "other")
+            if state.get("is_admitted"):
+                self._admission.leave()
+            route = state.get("route") or getattr(scope.get("route"), "path", "other")
             if status >= 400 and status != 499:
                 detail = state.get("refusal", "no such place or method")
                 self._refusals.note(request_id, scope["method"], route, status, detail)
-            self._metrics.requests.labels(route, status).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - start)
+            self._metrics.count(route, status, time.perf_counter() - start)
 
     async def _handle(
         self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
@@ -144,11 +144,16 @@ class Guard:
 
     def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Refuse by the head of the request alone."""
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+        if sum([len(name) + len(value) for name, value in scope["headers"]]) > MAX_HEADER_BYTES:
             raise _RefusedError(431, f"headers may have {MAX_HEADER_BYTES} bytes together")
-        is_for_model = scope["path"] == "/v1/recommend" or scope["path"].endswith("/infer")
-        if self._num_in_flight > self._config.max_in_flight or (is_for_model and self._is_behind()):
-            raise _RefusedError(503, "too many requests at once; come back in a second")
+        is_full = self._num_in_flight > self._config.max_in_flight
+        state = scope["state"]
+        if not is_full and scope["path"] in MODEL_PATHS and "is_admitted" not in state:
+            # Not so where the connection has asked already, before there was so much as a task.
+            state["is_admitted"] = self._admission.admit()
+            is_full = not state["is_admitted"]
+        if is_full:
+            raise _RefusedError(503, TOO_MANY)
         host = headers.get(b"host", b"").decode("latin-1")
         name = re.sub(r":\d+$", "", host).lower()
         if "*" not in self._config.hosts and name not in self._config.hosts:

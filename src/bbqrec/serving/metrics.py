@@ -9,6 +9,7 @@ class Metrics:
     """Names end in their units; labels have few values, never an id."""
 
     def __init__(self) -> None:
+        self._of_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "bbqrec_requests_total",
@@ -64,3 +65,12 @@ class Metrics:
             ("model_version",),
             registry=self.registry,
         )
+
+    def count(self, route: str, status: int, seconds: float) -> None:
+        """A request that was answered."""
+        found = self._of_route.get((route, status))
+        if found is None:
+            found = self.requests.labels(route, status), self.seconds.labels(route)
+            self._of_route[route, status] = found
+        found[0].inc()
+        found[1].observe(seconds)

@@ -86,6 +86,17 @@ def respond(
     return Response(body, status, {**more, **(headers or {})}, MEDIA_TYPE)
 
 
+def refusal(request: Request, error: BBQRecError) -> Response:
+    """An error of the library: with its own words where they are for whoever asked."""
+    status = STATUS_OF.get(type(error))
+    if status is not None:
+        return respond(request, status, str(error))
+    # The event store, or a file of the run: what is said of them is for the server's owner.
+    logger.error("request %s: %s", request.state.request_id, error)
+    what = "the event store" if isinstance(error, StorageError) else "a part of the run"
+    return respond(request, 503, f"{what} cannot be used now; the server's log says why")
+
+
 def install(app: FastAPI) -> None:
     """Let every refusal of `app` be a problem."""
 
@@ -109,13 +120,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(BBQRecError)
     async def _of_ours(request: Request, error: BBQRecError) -> Response:
-        status = STATUS_OF.get(type(error))
-        if status is not None:
-            return respond(request, status, str(error))
-        # The event store, or a file of the run: what is said of them is for the server's owner.
-        logger.error("request %s: %s", request.state.request_id, error)
-        what = "the event store" if isinstance(error, StorageError) else "a part of the run"
-        return respond(request, 503, f"{what} cannot be used now; the server's log says why")
+        return refusal(request, error)
 
 
 def _where(error: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """A server from start to end: the socket, the signals, the words at the start."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -63,6 +64,10 @@ def serve(
     except BaseException:
         listener.close()
         raise
+    # What was loaded stays: to look through all of it for garbage, over and over, would stop
+    # every answer for a fifth of a second each time.
+    gc.collect()
+    gc.freeze()
     settings = uvicorn_settings(service)
     server = uvicorn.Server(settings)
     shown = f"[{host}]" if ":" in host else host
@@ -90,7 +95,7 @@ def uvicorn_settings(service: Service) -> uvicorn.Config:
     """How uvicorn serves: it parses and writes, all else is ours."""
     return uvicorn.Config(
         create_app(service),
-        http=connections(service.config),
+        http=connections(service.config, service.admission, service.metrics),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -18,6 +18,7 @@ from bbqrec.errors import (
     RequestError,
     StorageError,
 )
+from bbqrec.serving.admission import Admission
 from bbqrec.serving.answering import Answer, Answering, State
 from bbqrec.serving.api import EventsRequest, ItemRequest, RecommendRequest
 from bbqrec.serving.cache import RecentlyUsed
@@ -27,9 +28,7 @@ from bbqrec.serving.metrics import Metrics
 from bbqrec.serving.store import Event, EventStore, PostedItem
 from bbqrec.serving.version import History, Options, Version
 
-WATCH_S = 0.01
-MAX_LAG_S = 0.015  # what a busy machine alone seldom makes
-SHARE_FULL = 0.75
+WATCH_S = 0.05
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +63,10 @@ class Service:
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._builder_thread = ThreadPoolExecutor(1, "builder")
         self._store_threads = ThreadPoolExecutor(4, "store")
+        self._answering = Answering(self._model_thread, config, self.metrics)
+        self._batcher = self._answering.batcher
+        self.admission = Admission(self._batcher)
         self._clock, self._latest = clock, 0.0
-        self._lag_s = 0.0
         self._changes: set[asyncio.Task[Any]] = set()
         self._is_running = False
 
@@ -73,8 +74,6 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Answer requests within."""
         self._changing = asyncio.Lock()
-        self._answering = Answering(self._model_thread, self.config, self.metrics)
-        self._batcher = self._answering.batcher
         worker = asyncio.create_task(self._batcher.work())
         watch = asyncio.create_task(self._watch_loop())
         self.metrics.waiting.set_function(lambda: self._batcher.num_waiting)
@@ -100,23 +99,13 @@ class Service:
     def is_ready(self) -> bool:
         return self._is_running
 
-    @property
-    def is_behind(self) -> bool:
-        """The model's queue is nearly full, and the event loop is late: refuse before reading.
-
-        To read a request and refuse it costs fifteen times as much as to refuse it unread.
-        """
-        is_full = self._batcher.num_waiting >= SHARE_FULL * self.config.max_waiting
-        return is_full and self._lag_s > MAX_LAG_S
-
     async def _watch_loop(self) -> None:
         """Measure how late the event loop comes to what is due."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + WATCH_S
             await asyncio.sleep(WATCH_S)
-            self._lag_s = loop.time() - due
-            self.metrics.lag.set(self._lag_s)
+            self.metrics.lag.set(loop.time() - due)
 
     async def recommend(self, asked: RecommendRequest) -> bytes:
         """JSON of `RecommendOut`."""

@@ -1,0 +1,145 @@
+"""How much of what comes is let in: bursts wait, floods do not."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from bbqrec.errors import OverloadedError
+from bbqrec.serving.admission import MAX_READS_SAVED, READS_PER_S, Admission
+from bbqrec.serving.batcher import STANDING_S, Batcher
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Held:
+    """A batcher whose every call waits to be let go on; at most 4 histories a call, 20 waiting."""
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self.clock = Clock()
+        self.sizes: list[int] = []
+        self._go_on = threading.Semaphore(0)
+        self.batcher: Batcher[None, str, str] = Batcher(
+            self._compute, threads, max_batch=4, max_waiting=20, clock=self.clock
+        )
+        self.asked: list[asyncio.Task[list[str]]] = []
+
+    def _compute(self, _: None, questions: list[str]) -> Sequence[str]:
+        self.sizes.append(len(questions))
+        assert self._go_on.acquire(timeout=20)
+        return [question.upper() for question in questions]
+
+    async def ask(self, number: int) -> int:
+        """How many of so many questions at once are let in."""
+        tasks = [asyncio.create_task(self.batcher.ask(None, [f"q{n}"])) for n in range(number)]
+        await asyncio.sleep(0.01)
+        refused = [task for task in tasks if task.done() and task.exception() is not None]
+        assert all(isinstance(task.exception(), OverloadedError) for task in refused)
+        self.asked += [task for task in tasks if task not in refused]
+        return number - len(refused)
+
+    async def answer(self, calls: int) -> None:
+        for _ in range(calls):
+            before = len(self.sizes)
+            self._go_on.release()
+            for _ in range(200):
+                if len(self.sizes) > before:
+                    break
+                await asyncio.sleep(0.005)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    """On a thread of its own: a browser's test may have left a loop running on this one."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, scenario).result()
+
+
+async def begin(held: Held) -> asyncio.Task[None]:
+    worker = asyncio.create_task(held.batcher.work())
+    assert await held.ask(1) == 1
+    assert held.sizes == [1]
+    return worker
+
+
+async def end(held: Held, worker: asyncio.Task[None]) -> None:
+    for _ in range(20):
+        held._go_on.release()
+    assert [answer[0][0] for answer in await asyncio.gather(*held.asked)] == ["Q"] * len(held.asked)
+    worker.cancel()
+
+
+def test_a_burst_may_wait_and_a_standing_queue_holds_one_batch() -> None:
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            held = Held(threads)
+            worker = await begin(held)
+            burst = await held.ask(30)
+            held.clock.now += 10 * STANDING_S  # one slow call is no sign of a flood
+            await held.answer(1)  # a full batch of 4 is begun, 16 wait
+            early = await held.ask(30)
+            held.clock.now += 2 * STANDING_S  # full all the time since
+            late = await held.ask(30)
+            await held.answer(5)  # so that none waits, and the last 4 are begun
+            standing = await held.ask(30)
+            await held.answer(2)  # those too, and then nothing is left
+            calm = await held.ask(30)
+            await end(held, worker)
+
+        assert (burst, early, late, standing) == (20, 4, 0, 4)
+        assert calm >= 20
+
+    run(scenario())
+
+
+def test_what_is_being_read_counts_as_if_it_waited_already() -> None:
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            held = Held(threads)
+            admission = Admission(held.batcher, clock=held.clock)
+            worker = await begin(held)
+            idle = [admission.admit() for _ in range(100)]  # as answers from memory come
+            for _ in range(100):
+                admission.leave()
+            for _ in range(11):  # the first question, and ten that wait
+                admission.admit()
+            await held.ask(10)
+
+            room = [admission.admit() for _ in range(10)]
+            looks = [admission.admit() for _ in range(MAX_READS_SAVED)]
+            refused = admission.admit()
+            held.clock.now += 2.5 / READS_PER_S
+            later = [admission.admit() for _ in range(3)]
+            admission.leave()
+            again = admission.admit()
+            await end(held, worker)
+
+        assert all(idle)
+        assert all(room)
+        assert all(looks)
+        assert not refused
+        assert later == [True, True, False]
+        assert not again
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("work", [1, 50])
+def test_a_request_of_any_size_is_let_in_where_none_waits(work: int) -> None:
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            held = Held(threads)
+            worker = await begin(held)
+            held.asked.append(asyncio.create_task(held.batcher.ask(None, ["q"] * work)))
+            await asyncio.sleep(0.01)
+            assert held.batcher.num_waiting == work
+            await end(held, worker)
+
+    run(scenario())
