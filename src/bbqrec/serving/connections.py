@@ -142,8 +142,11 @@ class Connection(HttpToolsProtocol):
         is_given = re.fullmatch(REQUEST_ID, given.decode("latin-1")) is not None
         request_id = given.decode() if is_given else new_request_id()
         stays = self.parser.should_keep_alive()
-        more = "" if stays else "connection: close\r\n"
-        self.transport.write(_refusal(503, TOO_MANY, request_id, more))
+        if stays and not is_given:  # as nearly all are
+            self.transport.write(_TURNED_AWAY.replace(_SOME_ID, request_id.encode()))
+        else:
+            more = "" if stays else "connection: close\r\n"
+            self.transport.write(_refusal(503, TOO_MANY, request_id, more))
         route = self.url.decode()
         self.refusals.note(request_id, "POST", route, 503, TOO_MANY)
         self.metrics.count(route, 503, 0.0)
@@ -161,6 +164,10 @@ def _refusal(status: int, detail: str, request_id: str, more: str) -> bytes:
         f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\n{_ALWAYS}{more}\r\n"
     )
     return head.encode() + body
+
+
+_SOME_ID = new_request_id().encode()
+_TURNED_AWAY = _refusal(503, TOO_MANY, _SOME_ID.decode(), "")
 
 
 def connections(
