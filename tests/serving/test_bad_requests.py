@@ -222,6 +222,7 @@ def test_refusals_are_in_the_log_with_their_request_id_and_nothing_of_the_caller
         client.post("/v1/events", content=b"secret", headers={"content-type": "text/plain"}),
         client.get("/health/live", headers={"host": "secret.example"}),
     ]
+    problem(client.get("/v1/pictures/secret"), 404)  # pages ask for those of items that have none
 
     lines = {record.getMessage() for record in caplog.records if "request" in record.getMessage()}
 

@@ -118,3 +118,37 @@ def test_without_pictures_titles_are_shown(scheme: str, wordy_site: str, look: L
     assert page.evaluate(AUDIT) == []
     assert page.locator("main img").count() == 0
     assert not any("/v1/pictures" in url for url in asked)
+
+
+def test_titles_in_place_of_pictures_are_hidden_by_nothing(site: str, look: Look) -> None:
+    """An item without a picture among items with one."""
+    page = look(site)
+    page.route("**/v1/pictures/**", lambda route: route.fulfill(status=404))
+    page.reload()
+    page.wait_for_selector(".offer .card")
+    ask_why(page, 0)
+
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll(".offer .card, .strip .card")].map(
+            (card) => {
+              const words = document.createRange();
+              words.selectNodeContents(card);
+              const text = words.getBoundingClientRect();
+              const box = card.getBoundingClientRect();
+              const others = [...(card.closest("li")?.querySelectorAll(".place, .remove") ?? [])];
+              const isCovered = others.map((other) => other.getBoundingClientRect()).some(
+                (b) => b.left < text.right && text.left < b.right
+                    && b.top < text.bottom && text.top < b.bottom);
+              return { kind: card.parentElement.className, isCovered,
+                       lines: text.height / parseFloat(getComputedStyle(card).lineHeight),
+                       words: card.textContent.split(/[ -]/).length,
+                       inside: text.bottom <= box.bottom && text.right <= box.right };
+            })"""
+    )
+
+    assert "take" in {box["kind"] for box in boxes}
+    expect(page.locator(".subject .card")).to_be_hidden()  # the title stands beside it
+    for box in boxes:
+        assert not box["isCovered"], box
+        assert box["inside"] or not box["kind"], box  # what was taken is small, and cut off
+        assert box["lines"] < box["words"] + 0.5, box

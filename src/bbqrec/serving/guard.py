@@ -22,6 +22,7 @@ from bbqrec.serving.refusals import RefusalLog
 MAX_HEADER_BYTES = 16_384
 MODEL_PATHS = ("/v1/recommend", "/v2/models/bbqrec/infer")
 REQUEST_ID = r"[A-Za-z0-9._-]{1,64}"  # what a client may call its request
+PICTURES = "/v1/pictures/{item_id:path}"
 TOO_MANY = "too many requests at once; come back in a second"
 # Browsers cannot send a token for a page: the page holds no data, and asks for the token itself.
 OPEN_TO_ALL = ("/health/live", "/health/ready", "/")
@@ -116,7 +117,9 @@ class Guard:
             if state.get("is_admitted"):
                 self._admission.leave()
             route = state.get("route") or getattr(scope.get("route"), "path", "other")
-            if status >= 400 and status != 499:
+            # An item without a picture is asked for one all the same: nothing that a log should say.
+            is_usual = status == 499 or (status == 404 and route == PICTURES)
+            if status >= 400 and not is_usual:
                 detail = state.get("refusal", "no such place or method")
                 self._refusals.note(request_id, scope["method"], route, status, detail)
             self._metrics.count(route, status, time.perf_counter() - start)
