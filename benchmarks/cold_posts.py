@@ -59,6 +59,8 @@ def cut_out(run: RunFolder, out: Path, gone: list[int]) -> RunFolder:
             test=without_targets(dataset.test),
             is_cold=dataset.is_cold[kept],
         ).save(directory)
+        texts = pl.read_parquet(run.folder("prepare") / "items.parquet", glob=False)
+        texts[kept].write_parquet(directory / "items.parquet")
     catalog = cut.dataset().catalog_fingerprint
     with cut.write_stage("encode", "cut") as directory:
         shutil.copytree(run.folder("encode") / "encoders", directory / "encoders")

@@ -60,6 +60,7 @@ class NewItems:
         self._run = run
         self._recommender = recommender
         self._encoders: dict[str, Encoder] = {}
+        self._maps: dict[str, tuple[Tensor, Tensor]] = {}  # see `_content`
 
     def encode(self, item: PostedItem) -> Placed:
         """Let the encoders that the run was trained with read an item.
@@ -184,10 +185,13 @@ class NewItems:
 
         It is found from both, since the directions kept may differ in sign from machine to machine.
         """
-        around = features.vectors[features.is_present].double()
-        mean = around.mean(0)
-        wanted = table[: len(features.vectors)][features.is_present].double()
-        weights = torch.linalg.lstsq(around - mean, wanted, driver="gelsd").solution
+        if features.modality not in self._maps:
+            around = features.vectors[features.is_present].double()
+            mean = around.mean(0)
+            wanted = table[: len(features.vectors)][features.is_present].double()
+            found = torch.linalg.lstsq(around - mean, wanted, driver="gelsd").solution
+            self._maps[features.modality] = mean, found
+        mean, weights = self._maps[features.modality]
         rows: Tensor = (new.vectors.double() - mean) @ weights * new.is_present[:, None]
         return rows.float()
 
