@@ -94,7 +94,7 @@ def _history(explanation: Explanation) -> Table:
             f"{len(rest)} older ones, each left out alone", *blank, f"{strongest:+.3f}", ""
         )
     table.caption = (
-        "attention: share of the last layer's; likeness: added to it for that;\n"
+        "attention: share of the last layer's; likeness: added to it for that; "
         "neighbor: added to the logit; counts: the score less that without the event."
     )
     table.caption_justify = "left"
