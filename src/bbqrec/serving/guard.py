@@ -117,7 +117,7 @@ class Guard:
             if state.get("is_admitted"):
                 self._admission.leave()
             route = state.get("route") or getattr(scope.get("route"), "path", "other")
-            # An item without a picture is asked for one all the same: nothing that a log should say.
+            # An item without a picture is asked for one all the same; that is no news for a log.
             is_usual = status == 499 or (status == 404 and route == PICTURES)
             if status >= 400 and not is_usual:
                 detail = state.get("refusal", "no such place or method")
