@@ -18,6 +18,7 @@ from torch import Tensor, nn
 # Batches of real lengths have a new shape nearly every time, so the products that share a kernel
 # must gain that much together.
 MIN_FLOPS = 80e6
+MIN_ROWS = 8  # with fewer MKL is as fast, since it only waits for the weights
 
 
 class Linear(nn.Linear):
@@ -54,6 +55,25 @@ def linear(
     is_training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     product = _trained(rows, weight) if is_training else _onednn(rows, weight)
     return product.view(*x.shape[:-1], weight.shape[0])
+
+
+def fixed(*weights: Float[Tensor, "_ inputs"]) -> Float[Tensor, "outputs inputs"]:
+    """Maps of the same rows as one, in the order in memory that `multiply_few` reads fastest."""
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.cat(weights).T.contiguous().T
+
+
+def multiply_few(
+    rows: Float[Tensor, "row inputs"], weight: Float[Tensor, "outputs inputs"]
+) -> Float[Tensor, "row outputs"]:
+    """rows @ weight.T of a weight from `fixed`, outside training, where shapes come again.
+
+    As in a search, level by level: a kernel that oneDNN compiled once serves for good.
+    """
+    few = rows.shape[0] < MIN_ROWS or rows.dtype != torch.float32 or rows.device.type != "cpu"
+    if few or not is_mkl_slow():
+        return F.linear(rows, weight)
+    return _onednn(rows, weight)
 
 
 class _Product(torch.autograd.Function):

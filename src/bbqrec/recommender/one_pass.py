@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from bbqrec.ranking import Histories
-from bbqrec.recommender.code_decoder import CodeDecoder, DecoderSession
+from bbqrec.recommender.code_decoder import CodeDecoder
+from bbqrec.recommender.code_search import DecoderSession
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.dense_score import Evidence, dense_logits
 from bbqrec.recommender.item_vectors import ItemVectors, unit

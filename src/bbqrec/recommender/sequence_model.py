@@ -7,8 +7,9 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bbqrec.recommender.code_decoder import CodeDecoder, DecoderSession
+from bbqrec.recommender.code_decoder import CodeDecoder
 from bbqrec.recommender.code_embedding import CodeEmbedding
+from bbqrec.recommender.code_search import DecoderSession
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.light_decoder import LightDecoder, LightSession
 from bbqrec.recommender.similarity import SimilarityBias
