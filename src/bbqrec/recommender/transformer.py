@@ -114,14 +114,16 @@ class RelativePositionBias(nn.Module):
 
     def forward(self, length: Count) -> Float[Tensor, "1 head query key"]:
         """The bias among `length` positions."""
-        position = torch.arange(length, device=self.table.device)  # type: ignore[arg-type]
+        # It depends on the distance alone: look each one up once, then slide over them.
+        distance = torch.arange(1 - length, length, device=self.table.device)  # type: ignore[arg-type]
         bucket = relative_position_bucket(
-            position[None, :] - position[:, None],
+            distance,
             bidirectional=self.bidirectional,
             num_buckets=self.table.shape[0],
             max_distance=self.max_distance,
         )
-        return self.table[bucket].permute(2, 0, 1)[None]
+        of_distance = self.table.T.index_select(1, bucket)  # (head, distance)
+        return of_distance.unfold(1, length, 1).flip(1)[None]  # type: ignore[arg-type]
 
 
 def hide(is_visible: Bool[Tensor, "*shape"], like: Tensor) -> Float[Tensor, "*shape"]:
