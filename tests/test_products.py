@@ -72,3 +72,17 @@ def test_half_precision_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> N
 
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, F.linear(x.bfloat16(), weight.bfloat16()))
+
+
+@needs_onednn
+@pytest.mark.usefixtures("neglected")
+@pytest.mark.parametrize("rows", [1, products.MIN_ROWS, 33])
+def test_maps_as_one_give_what_each_gives(rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 48, generator=generator)
+    weights = [torch.randn(size, 48, generator=generator) for size in (64, 32)]
+
+    found = products.multiply_few(x, products.fixed(*weights))
+
+    expected = torch.cat([x @ weight.T for weight in weights], 1)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)

@@ -1,5 +1,7 @@
 """Searching code by code, scoring whole items and plain enumeration agree."""
 
+import copy
+
 import pytest
 import torch
 from small_catalogs import (
@@ -19,7 +21,21 @@ from bbqrec.decoding import (
     beam_search,
     make_ranker,
 )
-from bbqrec.recommender import RecommenderConfig, build_recommender, catalog_from_weights
+from bbqrec.ranking import Ranking
+from bbqrec.recommender import (
+    RecommenderConfig,
+    SequenceModel,
+    build_recommender,
+    catalog_from_weights,
+)
+from bbqrec.semantic_ids import SemanticIds
+
+WRITING = FORMS["paper"]
+
+
+def search(model: SequenceModel, index: PrefixIndex) -> Ranking:
+    with torch.inference_mode():
+        return beam_search(model.begin(HISTORIES, LENGTHS), index, beam_width=NUM_ITEMS)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -46,6 +62,60 @@ def test_search_steps_score_as_teacher_forcing_does(name: str) -> None:
 
     expected = model.score_items(HISTORIES, LENGTHS, orders[-1])
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["loaded", "trained", "copied"])
+def test_a_search_reads_the_weights_as_they_are_now(change: str) -> None:
+    model = random_model(WRITING)
+    index = PrefixIndex.build(random_tables().semantic_ids)
+    before = search(model, index)
+
+    if change == "loaded":
+        generator = torch.Generator().manual_seed(1)
+        model.load_state_dict(
+            {
+                name: x + 0.1 * torch.randn(x.shape, generator=generator)
+                if name.startswith("decoder.")
+                else x
+                for name, x in model.state_dict().items()
+            }
+        )
+    else:
+        model = copy.deepcopy(model) if change == "copied" else model
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+        model.train()
+        model.score_items(
+            HISTORIES, LENGTHS, torch.zeros(len(HISTORIES), 1).long()
+        ).sum().backward()
+        optimizer.step()
+        model.eval()
+
+    after = search(model, index)
+    expected = model.score_items(HISTORIES, LENGTHS, after.items)
+    torch.testing.assert_close(after.scores, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(after.scores, before.scores, atol=1e-2)
+
+
+def test_hidden_layers_a_page_wide_change_nothing() -> None:
+    model = random_model(WRITING.model_copy(update={"d_ff": 1024}))
+
+    found = search(model, PrefixIndex.build(random_tables().semantic_ids))
+
+    expected = model.score_items(HISTORIES, LENGTHS, found.items)
+    torch.testing.assert_close(found.scores, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_codes_written_in_half_precision_stay_near_those_in_full() -> None:
+    model = random_model(WRITING)
+    index = PrefixIndex.build(random_tables().semantic_ids)
+    full = search(model, index)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = search(model, index)
+
+    assert full.scores.dtype == half.scores.dtype == torch.float32
+    assert not torch.equal(full.scores, half.scores)
+    torch.testing.assert_close(half.scores, full.scores, atol=0.3, rtol=0)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -124,3 +194,15 @@ def test_ranking_in_half_precision_stays_near_full_and_does_not_tie(rank_by: str
     # Rounded to 8 bits, most of the scores would stand in for several.
     is_own_score = half.scores.diff().abs() > 0
     assert is_own_score.double().mean() > 0.7
+
+
+@pytest.mark.parametrize("normalize", ["level", "vocabulary"])
+def test_items_of_a_single_code_are_written_too(normalize: str) -> None:
+    ids = SemanticIds(torch.arange(NUM_ITEMS)[:, None] % 9, (9,))
+    config = FORMS["one_pass"].model_copy(update={"normalize": normalize})
+    model = random_model(config, random_tables()._replace(semantic_ids=ids))
+
+    found = search(model, PrefixIndex.build(ids))
+
+    expected = model.score_items(HISTORIES, LENGTHS, found.items)
+    torch.testing.assert_close(found.scores, expected, atol=1e-5, rtol=1e-5)

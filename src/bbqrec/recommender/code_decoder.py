@@ -3,7 +3,7 @@
 All levels at once, the codes before each given; `code_search` writes level by level.
 """
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -93,13 +93,12 @@ class CodeDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.dropout = Dropout(config.dropout)
-        # What `code_search` made of the weights, by type, and of which.
-        self.remembered: dict[torch.dtype, tuple[object, list[Any]]] = {}
+        self.prepared: dict[torch.dtype, object] = {}  # what `code_search` made of the weights
 
     def train(self, mode: bool = True) -> "CodeDecoder":
         """As `nn.Module.train`."""
         if mode:  # a fused optimizer changes weights without a trace
-            self.remembered = {}
+            self.prepared = {}
         return super().train(mode)
 
     def forward(

@@ -15,8 +15,10 @@ from torch import Tensor
 from bbqrec.products import fixed, multiply_few
 from bbqrec.recommender.code_decoder import CodeDecoder, DecoderLayer, KeysValues, visible
 from bbqrec.recommender.code_embedding import CodeEmbedding
-from bbqrec.recommender.transformer import NORM_EPSILON, Attention, AttentionBias
+from bbqrec.recommender.transformer import NORM_EPSILON, Attention
 from bbqrec.semantic_ids import PAD_TOKEN
+
+SPARE = 16  # columns
 
 
 class Maps(NamedTuple):
@@ -32,8 +34,8 @@ class Maps(NamedTuple):
     memory: Float[Tensor, "outputs dim"]
     query: Float[Tensor, "inner dim"]
     output: Float[Tensor, "dim inner"]
-    feed_forward: Float[Tensor, "d_ff dim"]
-    feed_forward_output: Float[Tensor, "dim d_ff"]
+    feed_forward: Float[Tensor, "hidden dim"]
+    feed_forward_output: Float[Tensor, "dim hidden"]
 
     @classmethod
     def of(cls, layer: DecoderLayer, dtype: torch.dtype) -> "Maps":
@@ -43,6 +45,8 @@ class Maps(NamedTuple):
             return fixed(*((weight.detach() * gain).to(dtype) for weight in weights))
 
         own, history, block = layer.self_attention, layer.cross_attention, layer.feed_forward
+        # Rows 4,096 bytes apart share their places in the processor's caches; zeros keep them off.
+        spare = SPARE if len(block.inner.weight) % 1024 == 0 else 0
         gain = layer.self_attention_norm.weight.detach()
         return cls(
             maps(own.query.weight, own.key.weight, own.value.weight, gain=gain),
@@ -50,8 +54,44 @@ class Maps(NamedTuple):
             maps(history.key.weight, history.value.weight),
             maps(history.query.weight, gain=layer.cross_attention_norm.weight.detach()),
             maps(history.output.weight),
-            maps(block.inner.weight, gain=layer.feed_forward_norm.weight.detach()),
-            maps(block.output.weight),
+            maps(
+                F.pad(block.inner.weight, (0, 0, 0, spare)),
+                gain=layer.feed_forward_norm.weight.detach(),
+            ),
+            maps(F.pad(block.output.weight, (0, spare))),
+        )
+
+
+class Prepared(NamedTuple):
+    """What a search reads of the weights in place of them.
+
+    Args:
+        scores: to the logits of all tokens, or of each level's codes, in full precision.
+        made_of: weights and their addresses and versions, by which a change shows.
+    """
+
+    layers: list[Maps]
+    scores: list[Float[Tensor, "token_or_code dim"]]
+    made_of: list[tuple[Tensor, int, int]]
+
+    @classmethod
+    def of(cls, decoder: CodeDecoder, embedding: CodeEmbedding, dtype: torch.dtype) -> "Prepared":
+        layers = [Maps.of(cast(DecoderLayer, layer), dtype) for layer in decoder.layers]
+        table = embedding.weight.detach().float()
+        table = table * (decoder.norm.weight.detach() * embedding.output_scale)
+        parts = [table]
+        if embedding.normalize == "level":
+            levels = zip(embedding.offsets, embedding.sizes, strict=True)
+            parts = [table[start : start + size] for start, size in levels]
+        weights: list[Tensor] = [*decoder.parameters(), embedding.weight]
+        made_of = [(weight, weight.data_ptr(), weight._version) for weight in weights]
+        return cls(layers, [fixed(part) for part in parts], made_of)
+
+    def is_current(self) -> bool:
+        """Whether the weights are still the same; they are changed in place, never replaced."""
+        return all(
+            weight.data_ptr() == address and weight._version == version
+            for weight, address, version in self.made_of
         )
 
 
@@ -72,7 +112,8 @@ class DecoderSession:
     ) -> None:
         self._decoder, self._embedding = decoder, embedding
         self._layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
-        self._maps = _maps(decoder, places.device)
+        prepared = _prepare(decoder, embedding, places.device)
+        self._maps, self._scores = prepared.layers, prepared.scores
         self._memory = [
             _remember(places, maps.memory, layer.cross_attention)
             for layer, maps in zip(self._layers, self._maps, strict=True)
@@ -81,6 +122,7 @@ class DecoderSession:
         # (level, level, 1, head), so that a level's row is next to those of all heads.
         bias = decoder.position_bias(len(embedding.sizes))[0]
         self._own_bias = bias.permute(1, 2, 0)[:, :, None].contiguous()
+        self._epsilon = bias.new_tensor(NORM_EPSILON)
         self._batch = len(places)
         # Of every layer the keys and values of each beam and its ancestors: (level, row, 2 inner).
         self._past: list[Tensor] = []
@@ -107,44 +149,65 @@ class DecoderSession:
         """One more level of every beam, which goes on from the beam before at `rows`."""
         self.level += 1
         x = self._embedding(tokens.flatten())
-        for number, (layer, maps) in enumerate(zip(self._layers, self._maps, strict=True)):
-            x.add_(multiply_few(self._look_back(_normed(x, maps), number, rows), maps.own_output))
-            attention, memory = layer.cross_attention, self._memory[number]
-            query = multiply_few(_normed(x, maps), maps.query).view(*tokens.shape, -1)
-            mixed = attention.attend(query, memory.keys, memory.values, self._memory_bias)
-            x.add_(multiply_few(mixed.flatten(0, 1), maps.output))
-            inner = multiply_few(_normed(x, maps), maps.feed_forward).relu_()
-            x.add_(multiply_few(inner, maps.feed_forward_output))
-        hidden = self._decoder.norm(x).view(*tokens.shape, -1)
-        return self._embedding.log_probabilities(hidden, self.level)
+        with torch.autocast(x.device.type, enabled=False):  # the maps say what is rounded
+            for number, (layer, maps) in enumerate(zip(self._layers, self._maps, strict=True)):
+                own = multiply_few(self._normed(x, maps.own), maps.own)
+                x.add_(multiply_few(self._look_back(own, number, rows), maps.own_output))
+                query = multiply_few(self._normed(x, maps.query), maps.query)
+                attention, memory = layer.cross_attention, self._memory[number]
+                beams = query.view(*tokens.shape, -1)
+                mixed = attention.attend(beams, memory.keys, memory.values, self._memory_bias)
+                x.add_(multiply_few(mixed.flatten(0, 1), maps.output))
+                inner = multiply_few(self._normed(x, maps.feed_forward), maps.feed_forward)
+                x.add_(multiply_few(inner.relu_(), maps.feed_forward_output))
+            return self._log_probabilities(x).view(*tokens.shape, -1)
+
+    def _log_probabilities(self, x: Float[Tensor, "row dim"]) -> Float[Tensor, "row code"]:
+        """As `CodeEmbedding.log_probabilities`."""
+        is_of_level = self._embedding.normalize == "level"
+        scores = self._scores[self.level if is_of_level else 0]
+        found = multiply_few(self._normed(x, scores), scores).log_softmax(-1)
+        if is_of_level:
+            return found
+        start, size = self._embedding.offsets[self.level], self._embedding.sizes[self.level]
+        return found[:, start : start + size]
+
+    def _normed(
+        self, x: Float[Tensor, "row dim"], weight: Float[Tensor, "_ dim"]
+    ) -> Float[Tensor, "row dim"]:
+        """As T5's norm, but for its gain, in the type of `weight`.
+
+        For so few rows `torch.rms_norm`, seven operations on a CPU, takes twice as long.
+        """
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = torch.addcmul(self._epsilon, norm, norm, value=1 / x.shape[1]).rsqrt_()
+        return (x * scale).to(weight.dtype)
 
     def _look_back(
-        self, normed: Float[Tensor, "row dim"], number: int, rows: Int[Tensor, " row"] | None
+        self, own: Float[Tensor, "row outputs"], number: int, rows: Int[Tensor, " row"] | None
     ) -> Float[Tensor, "row inner"]:
         """Attention of each beam to itself and its ancestors: one query and a handful of keys.
 
         Products of whole rows, since a matrix product for each costs more in calls than in
         arithmetic.
         """
-        own = multiply_few(normed, self._maps[number].own)
         inner = own.shape[1] // 3
         past = own.new_empty(self.level + 1, len(own), 2 * inner)
         past[-1] = own[:, inner:]
         if rows is None:
             self._past.append(past)
-            return own[:, 2 * inner :]  # with nothing else to look at, all attention is there
+            # With nothing else to look at, all attention is there.
+            return own[:, 2 * inner :].contiguous()
         torch.index_select(self._past[number], 1, rows, out=past[:-1])
         self._past[number] = past
         bias = self._own_bias[self.level, : self.level + 1]
         keys, values = past.view(*past.shape[:2], 2, bias.shape[-1], -1).unbind(2)
         query = own[:, :inner].view(keys.shape[1:])
-        weights = ((keys * query).sum(-1) + bias).softmax(0).to(own.dtype)
-        return (values * weights[..., None]).sum(0).flatten(1)
-
-
-def _normed(x: Float[Tensor, "row dim"], maps: Maps) -> Float[Tensor, "row dim"]:
-    """As T5's norm, but for its gain, in the type of `maps`."""
-    return F.rms_norm(x, x.shape[1:], eps=NORM_EPSILON).to(maps.own.dtype)
+        weights = ((keys * query).sum(-1) + bias).softmax(0).to(own.dtype)[..., None]
+        mixed: Tensor = weights[0] * values[0]
+        for weight, value in zip(weights[1:], values[1:], strict=True):
+            mixed.addcmul_(weight, value)
+        return mixed.view(len(own), inner)
 
 
 def _remember(
@@ -153,20 +216,19 @@ def _remember(
     attention: Attention,
 ) -> KeysValues:
     """As `DecoderLayer.remember`."""
-    rows = multiply_few(places.flatten(0, 1).to(memory.dtype), memory)
+    with torch.autocast(places.device.type, enabled=False):
+        rows = multiply_few(places.flatten(0, 1).to(memory.dtype), memory)
     split = rows.view(*places.shape[:2], 2, attention.num_heads, -1)
     keys, values = split.permute(2, 0, 3, 1, 4).contiguous().unbind()
     return KeysValues(keys, values)
 
 
-def _maps(decoder: CodeDecoder, device: torch.device) -> list[Maps]:
-    """The maps of all layers, made anew where the weights changed."""
-    dtype = decoder.norm.weight.dtype
+def _prepare(decoder: CodeDecoder, embedding: CodeEmbedding, device: torch.device) -> Prepared:
+    """For the precision that `torch.autocast` says, made anew where the weights changed."""
+    dtype = embedding.weight.dtype
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
-    state = tuple((weight.data_ptr(), weight._version) for weight in decoder.parameters())
-    found = decoder.remembered.get(dtype)
-    if found is None or found[0] != state:
-        layers = [Maps.of(cast(DecoderLayer, layer), dtype) for layer in decoder.layers]
-        found = decoder.remembered[dtype] = state, layers
-    return found[1]
+    found = decoder.prepared.get(dtype)
+    if not (isinstance(found, Prepared) and found.is_current()):
+        found = decoder.prepared[dtype] = Prepared.of(decoder, embedding, dtype)
+    return found
