@@ -24,9 +24,11 @@ from bbqrec.lineage import parent_of
 from bbqrec.ranking import Ranker
 from bbqrec.recommend import Recommender
 from bbqrec.recommender import (
+    Nearest,
     RecommenderConfig,
     build_recommender,
     catalog_from_weights,
+    nearest_by_content,
     with_newcomers,
 )
 from bbqrec.semantic_ids import SemanticIds
@@ -60,6 +62,7 @@ class NewItems:
         self._run = run
         self._recommender = recommender
         self._encoders: dict[str, Encoder] = {}
+        self._nearest: dict[str, Nearest] = {}  # see `_near`
         self._maps: dict[str, tuple[Tensor, Tensor]] = {}  # see `_content`
 
     def encode(self, item: PostedItem) -> Placed:
@@ -168,8 +171,9 @@ class NewItems:
         for name, rows in more.items():
             state[name] = torch.cat([state[name], rows.to(state[name].dtype)])
         for name, neighbors in catalog_from_weights(state)[0].neighbors.items():
-            units = self._units(name, content[name]) if name in features else None
-            found = with_newcomers(neighbors, num_new, units)
+            num_nearest = neighbors.items.shape[2]
+            nearest = self._near(name, content[name], num_nearest) if name in features else None
+            found = with_newcomers(neighbors, num_new, nearest)
             state[f"catalog.neighbor_items.{name}"] = found.items
             state[f"catalog.neighbor_buckets.{name}"] = found.buckets
         model = build_recommender(self._config, *catalog_from_weights(state))
@@ -194,6 +198,14 @@ class NewItems:
         mean, weights = self._maps[features.modality]
         rows: Tensor = (new.vectors.double() - mean) @ weights * new.is_present[:, None]
         return rows.float()
+
+    def _near(self, name: str, new: NewContent, num_nearest: int) -> Nearest:
+        """The nearest of all items by a modality; those of the run's own are found once."""
+        units = self._units(name, new)
+        if name not in self._nearest:
+            num_known = len(units) - len(new.vectors)
+            self._nearest[name] = nearest_by_content(units[:num_known], num_nearest)
+        return nearest_by_content(units, num_nearest, self._nearest[name])
 
     def _units(self, name: str, new: NewContent) -> Tensor:
         """Directions of all items, by which content makes neighbors."""

@@ -11,7 +11,7 @@ from bbqrec.recommender import Neighbors, RecommenderConfig, find_neighbors
 from bbqrec.recommender.config import NeighborConfig
 from bbqrec.recommender.item_knn import ItemKnnConfig, count_pairs, similarities
 from bbqrec.recommender.neighbor_bias import add_neighbor_bias, num_age_buckets, recent_items
-from bbqrec.recommender.neighbors import with_newcomers
+from bbqrec.recommender.neighbors import nearest_by_content, with_newcomers
 from bbqrec.recommender.tables import directions
 
 TRAIN = Sequences(*random_histories())
@@ -133,10 +133,32 @@ def test_newcomers_become_neighbors_by_content_alone() -> None:
         CONFIG,
     )
 
-    by_content = with_newcomers(known["text"]._replace(edges=found["text"].edges), new, units)
+    table = known["text"]._replace(edges=found["text"].edges)
+    by_content = with_newcomers(table, new, nearest_by_content(units, table.items.shape[2]))
     by_behavior = with_newcomers(known["behavior"], new, None)
 
     assert torch.equal(by_content.items, found["text"].items)
     assert torch.equal(by_content.buckets, found["text"].buckets)
     assert by_behavior.items.shape[1] == NUM_ITEMS + 1
     assert (by_behavior.buckets[:, old:] == FEW.num_buckets).all()
+
+
+@pytest.mark.parametrize(("num_known", "num_items"), [(40, 41), (40, 60), (3, 30), (1, 2)])
+def test_neighbors_of_newcomers_are_found_without_comparing_all_again(
+    monkeypatch: pytest.MonkeyPatch, num_known: int, num_items: int
+) -> None:
+    monkeypatch.setattr("bbqrec.recommender.neighbors._MAX_COSINES", 7 * num_items)
+    generator = torch.Generator().manual_seed(num_items)
+    units = F.normalize(torch.randn(num_items, 3, generator=generator), dim=-1)
+    units[num_known // 2] = 0  # an item without content
+
+    known = nearest_by_content(units[:num_known], 10)
+    found = nearest_by_content(units, 10, known)
+
+    cosines = (units @ units.T).fill_diagonal_(0).clamp(min=0)
+    expected = cosines.sort(dim=1, descending=True)
+    width = min(10, num_items)
+    torch.testing.assert_close(found.likeness, expected.values[:, :width])
+    is_near = found.likeness > 0
+    assert found.items[is_near].equal(expected.indices[:, :width][is_near])
+    assert not found.items[~is_near].any()

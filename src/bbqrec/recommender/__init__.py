@@ -13,7 +13,13 @@ from bbqrec.recommender.dense_parts import DenseParts, dense_parts
 from bbqrec.recommender.dense_score import dense_logits
 from bbqrec.recommender.graphs import Graph, dense_tables, graphs
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
-from bbqrec.recommender.neighbors import count_neighbors, find_neighbors, with_newcomers
+from bbqrec.recommender.neighbors import (
+    Nearest,
+    count_neighbors,
+    find_neighbors,
+    nearest_by_content,
+    with_newcomers,
+)
 from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
 from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.popularity import Popularity, fit_popularity
@@ -33,6 +39,7 @@ __all__ = [
     "ItemKnn",
     "ItemKnnConfig",
     "ItemTables",
+    "Nearest",
     "NeighborConfig",
     "Neighbors",
     "OnePassOutput",
@@ -54,6 +61,7 @@ __all__ = [
     "fit_item_knn",
     "fit_popularity",
     "graphs",
+    "nearest_by_content",
     "similarity_edges",
     "tune_content_knn",
     "tune_item_knn",

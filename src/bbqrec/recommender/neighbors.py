@@ -49,7 +49,8 @@ def find_neighbors(
         )
         return found
     for name, vectors in content.items():
-        nearest = _by_content(directions(vectors, is_present[name]), settings.num_neighbors)
+        units = directions(vectors, is_present[name])
+        nearest = nearest_by_content(units, settings.num_neighbors)
         found[name] = _bucketed([nearest], settings)
     return found
 
@@ -61,30 +62,30 @@ def count_neighbors(
     return _in_buckets(_by_behavior(train, num_items, settings), edges)
 
 
-def with_newcomers(
-    known: Neighbors, num_new: int, units: Float[Tensor, "item dim"] | None
-) -> Neighbors:
+def with_newcomers(known: Neighbors, num_new: int, nearest: "Nearest | None") -> Neighbors:
     """Table 0 for a catalog that goes on with `num_new` items.
 
     Args:
-        units: directions of all items' content, by which newcomers become neighbors; None where
-            likeness is by behavior, of which newcomers have none.
+        nearest: `nearest_by_content` of all items, by which newcomers become neighbors; None
+            where likeness is by behavior, of which newcomers have none.
     """
     num_buckets = len(known.edges) + 1
-    if units is None:
+    if nearest is None:
         items = F.pad(known.items[:1], (0, 0, 0, num_new))
         return known._replace(
             items=items, buckets=F.pad(known.buckets[:1], (0, 0, 0, num_new), value=num_buckets)
         )
-    return _in_buckets([_by_content(units, known.items.shape[2])], known.edges)
+    return _in_buckets([nearest], known.edges)
 
 
-class _Nearest(NamedTuple):
+class Nearest(NamedTuple):
+    """Of each item, the likest first."""
+
     items: Int[Tensor, "item neighbor"]
     likeness: Float[Tensor, "item neighbor"]  # 0: nothing
 
 
-def _by_behavior(train: Sequences, num_items: int, settings: NeighborConfig) -> list[_Nearest]:
+def _by_behavior(train: Sequences, num_items: int, settings: NeighborConfig) -> list[Nearest]:
     config = ItemKnnConfig(num_neighbors=settings.num_neighbors)
     users = np.arange(len(train))
     folds = [train.take(users[f :: settings.num_folds]) for f in range(settings.num_folds)]
@@ -100,7 +101,7 @@ def _by_behavior(train: Sequences, num_items: int, settings: NeighborConfig) -> 
     return kept
 
 
-def _as_table(values: "csr_array", num_neighbors: int) -> _Nearest:
+def _as_table(values: "csr_array", num_neighbors: int) -> Nearest:
     """The largest entries of each row, largest first."""
     entries = values.tocoo()
     order = np.lexsort((entries.col, -entries.data, entries.row))
@@ -112,24 +113,48 @@ def _as_table(values: "csr_array", num_neighbors: int) -> _Nearest:
     items = np.zeros((values.shape[0], num_neighbors), np.int64)
     likeness = np.zeros((values.shape[0], num_neighbors), np.float32)
     items[place], likeness[place] = col[is_near], data[is_near]
-    return _Nearest(torch.from_numpy(items), torch.from_numpy(likeness))
+    return Nearest(torch.from_numpy(items), torch.from_numpy(likeness))
 
 
-def _by_content(units: Float[Tensor, "item dim"], num_neighbors: int) -> _Nearest:
+def nearest_by_content(
+    units: Float[Tensor, "item dim"], num_neighbors: int, known: Nearest | None = None
+) -> Nearest:
+    """Each item's nearest by cosine, where that is positive.
+
+    Args:
+        units: directions of the items' content.
+        known: what this function has found for the first items alone; only the others are then
+            compared with all, which for a few among many saves nearly everything.
+    """
     width = min(num_neighbors, len(units))
+    num_known = 0 if known is None else len(known.items)
     found = []
     size = max(1, _MAX_COSINES // max(1, len(units)))
-    for begin in range(0, len(units), size):
+    for begin in range(num_known, len(units), size):
         cosines = units[begin : begin + size] @ units.T
         row = torch.arange(len(cosines))
         cosines[row, row + begin] = 0
-        found.append(cosines.topk(width, dim=1))
-    likeness = torch.cat([top.values for top in found]).clamp(min=0)
-    items = torch.cat([top.indices for top in found])
-    return _Nearest(items.masked_fill(likeness == 0, 0), likeness)
+        top = cosines.topk(width, dim=1)
+        found.append(Nearest(top.indices, top.values))
+        if known is not None:
+            known = _among(known, cosines[:, :num_known].T, begin, width)
+    tables = found if known is None else [known, *found]
+    likeness = torch.cat([table.likeness for table in tables]).clamp(min=0)
+    items = torch.cat([table.items for table in tables])
+    return Nearest(items.masked_fill(likeness == 0, 0), likeness)
 
 
-def _bucketed(tables: list[_Nearest], settings: NeighborConfig) -> Neighbors:
+def _among(
+    known: Nearest, cosines: Float[Tensor, "item new"], first: int, num_neighbors: int
+) -> Nearest:
+    """The nearest of these items among their nearest so far and new ones, numbered from `first`."""
+    numbers = torch.arange(first, first + cosines.shape[1]).expand(len(cosines), -1)
+    likeness = torch.cat([known.likeness, cosines], 1)
+    top = likeness.topk(min(num_neighbors, likeness.shape[1]), dim=1)
+    return Nearest(torch.cat([known.items, numbers], 1).gather(1, top.indices), top.values)
+
+
+def _bucketed(tables: list[Nearest], settings: NeighborConfig) -> Neighbors:
     """Cut evenly by the logarithm of the first table's likeness."""
     likeness = tables[0].likeness
     present = likeness[likeness > 0].log()
@@ -141,7 +166,7 @@ def _bucketed(tables: list[_Nearest], settings: NeighborConfig) -> Neighbors:
     return _in_buckets(tables, edges)
 
 
-def _in_buckets(tables: list[_Nearest], edges: Float[Tensor, " edge"]) -> Neighbors:
+def _in_buckets(tables: list[Nearest], edges: Float[Tensor, " edge"]) -> Neighbors:
     """All tables mean the same by a bucket."""
     nothing = len(edges) + 1
     items, buckets = [], []

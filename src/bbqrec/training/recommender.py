@@ -66,8 +66,8 @@ class UpdateConfig(Config):
         learning_rate: at its highest.
     """
 
-    epochs: int = Field(5, ge=1)
-    patience: int = Field(2, ge=1)
+    epochs: int = Field(10, ge=1)
+    patience: int = Field(3, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
 
 
