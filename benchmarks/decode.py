@@ -5,6 +5,7 @@
 "exact" is the form `paper` with T5's weights; before anything is timed its lists must be T5's,
 item for item, for full and for padded histories. "fast" is the preset: one token per
 item, one encoder layer, a small network per level; "as wide as T5" gives it T5's encoder.
+"generate" is that preset: a walk down the tree of semantic IDs, the history's items as repeats.
 Histories of 20 items, batches of 32 users.
 """
 
@@ -26,7 +27,12 @@ from bbqrec.semantic_ids import SemanticIds
 BATCH = 32
 BASELINE = "Hugging Face, trie"
 WIDE = "fast, as wide as T5"
-MODELS = {"exact": workload.EXACT, "fast": workload.FAST, WIDE: workload.WIDE_FAST}
+MODELS = {
+    "exact": workload.EXACT,
+    "fast": workload.FAST,
+    WIDE: workload.WIDE_FAST,
+    "generate": workload.GENERATE,
+}
 
 
 class Baseline:
@@ -115,7 +121,7 @@ def main() -> None:
                 "working_mb": working_mb[label],
             }
             name, _, precision = label.rpartition(", ")
-            if name in MODELS:
+            if name in MODELS and name != "generate":
                 config = MODELS[name]
                 places = 81 if config.form == "paper" else 21
                 flops = BATCH * workload.flops(config, places, 1 + 3 * beam_width)

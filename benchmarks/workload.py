@@ -4,6 +4,7 @@ import torch
 
 from bbqrec.recommender import (
     ItemTables,
+    NeighborConfig,
     RecommenderConfig,
     SequenceModel,
     SimilarityConfig,
@@ -28,6 +29,13 @@ ONE_PASS = RecommenderConfig(
 )
 LIGHT = {"decoder": "light", "normalize": "level"}
 FAST = RecommenderConfig(**LIGHT, max_history=20, similarity=NO_SIMILARITY, use_content=False)
+GENERATE = RecommenderConfig(
+    decoder="tree",
+    neighbors=NeighborConfig(enabled=False),
+    max_history=20,
+    similarity=NO_SIMILARITY,
+    use_content=False,
+)
 WIDE_FAST = ONE_PASS.model_copy(update=LIGHT)
 
 

@@ -175,3 +175,32 @@ def test_the_codes_before_tell_which_codes_there_are() -> None:
 
 def test_random_catalogs_have_items_that_share_a_semantic_id() -> None:
     assert random_tables().semantic_ids.collision_rate > 0
+
+
+@torch.no_grad()
+def test_no_level_is_compared_twice_for_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, decoder = tree_model()
+    assert model.repeat_bias is not None
+    model.repeat_bias.fill_(0.5)
+    compared: list[int] = []
+
+    def product(states: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+        compared.append(len(vectors))
+        return states @ vectors.T
+
+    monkeypatch.setattr(module, "full_product", product)
+    model.score_items(HISTORIES, LENGTHS, torch.zeros(len(HISTORIES), 1).long())
+
+    assert sorted(compared) == sorted(
+        len(decoder.level(number).code) for number in range(len(decoder.levels))
+    )
+
+
+def test_a_walk_follows_the_prefixes_of_the_items() -> None:
+    model, decoder = tree_model()
+    prefix = torch.zeros(NUM_ITEMS, dtype=torch.int64)
+
+    for number, codes in enumerate(model.catalog.codes.T):
+        prefix = decoder.level(number).follow(prefix, codes)
+
+        assert torch.equal(prefix, decoder.level(number).prefix_of_item)

@@ -312,7 +312,8 @@ class TreeStep(nn.Module):
         steps = tokens.shape[2]
         values = repeat_values(self.get_buffer("repeat_bias"), torch.arange(1, had.shape[1] + 1))
         vectors = [self.vectors[f"level_{n}"] for n in range(len(self.offsets))]
-        factors = self.decoder.factors(state, vectors, had, values.expand(had.shape))
+        compared = self.decoder.compare(state, vectors)
+        factors = self.decoder.factors(compared, had, values.expand(had.shape))
         # All levels are walked whatever the step; what lies past it is not returned.
         codes = F.pad(tokens, (0, len(self.offsets)))
         prefixes, by_level = torch.zeros_like(tokens[:, :, 0]), []
@@ -321,7 +322,7 @@ class TreeStep(nn.Module):
             if number:
                 last = self.decoder.level(number - 1)
                 prefixes = last.follow(prefixes, codes[:, :, number] - self.offsets[number - 1])
-            found = level.log_probabilities(state, prefixes, vectors[number], factors[number])
+            found = level.log_probabilities(compared[number], prefixes, factors[number])
             after = self.num_tokens - offset - level.num_codes
             by_level.append(F.pad(found, (offset, after), value=-torch.inf))
         return torch.stack(by_level)[steps - 1]

@@ -26,7 +26,7 @@ from bbqrec.recommender.repeat_bias import AGE_LABELS, find_repeats, latest_firs
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
 from bbqrec.recommender.tables import BEHAVIOR, ItemTables, Neighbors
 from bbqrec.recommender.transformer import AttentionBias, Layout, hide
-from bbqrec.recommender.tree_decoder import Factors, TreeDecoder, TreeSession
+from bbqrec.recommender.tree_decoder import Compared, Factors, TreeDecoder, TreeSession
 
 MAX_HAD = 50  # latest items of a history that a walk down the tree knows as such
 
@@ -104,10 +104,10 @@ class OnePassRecommender(SequenceModel):
         target = layout.collect(wanted)
         states, logits = self._projected(layout.collect(places)), None
         if with_codes and isinstance(self.decoder, TreeDecoder):
-            vectors = self._prefix_vectors(self.decoder, is_unseen)
+            compared = self.decoder.compare(states, self._prefix_vectors(self.decoder, is_unseen))
             rows, place = (wanted >= 0).nonzero(as_tuple=True)
-            factors = self._repeat_factors(self.decoder, states, vectors, items[rows], place)
-            logits = self.decoder.log_probabilities(states, target[:, None], vectors, factors)[:, 0]
+            factors = self._repeat_factors(self.decoder, compared, items[rows], place)
+            logits = self.decoder.log_probabilities(compared, target[:, None], factors)[:, 0]
         elif with_codes:
             every_place = torch.arange(wanted.shape[1], device=items.device)[None]
             hidden = self.write(target, Encoded(places, every_place), layout)
@@ -205,8 +205,7 @@ class OnePassRecommender(SequenceModel):
     def _repeat_factors(
         self,
         decoder: TreeDecoder,
-        states: Float[Tensor, "batch dim"],
-        vectors: list[Float[Tensor, "_ dim"]],
+        compared: list[Compared],
         items: Int[Tensor, "batch position"],
         lengths: Int[Tensor, " batch"],
     ) -> list[Factors] | None:
@@ -215,7 +214,7 @@ class OnePassRecommender(SequenceModel):
             return None
         had, ages = latest_first(items, lengths, MAX_HAD)
         values = repeat_values(self.repeat_bias, ages)
-        return decoder.factors(states, vectors, had, values.expand(had.shape))
+        return decoder.factors(compared, had, values.expand(had.shape))
 
     def _is_remembered(self, is_unseen: Bool[Tensor, " item"] | None) -> bool:
         is_passing = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
@@ -248,8 +247,9 @@ class OnePassRecommender(SequenceModel):
         if not isinstance(self.decoder, TreeDecoder):
             return super().begin(items, lengths)
         states, vectors = self.states_after(items, lengths), self._prefix_vectors(self.decoder)
-        factors = self._repeat_factors(self.decoder, states, vectors, items, lengths)
-        return TreeSession(self.decoder, states, vectors, factors)
+        compared = self.decoder.compare(states, vectors)
+        factors = self._repeat_factors(self.decoder, compared, items, lengths)
+        return TreeSession(self.decoder, compared, factors)
 
     def score_items(
         self,
@@ -261,8 +261,9 @@ class OnePassRecommender(SequenceModel):
         if not isinstance(self.decoder, TreeDecoder):
             return super().score_items(items, lengths, candidates)
         states, vectors = self.states_after(items, lengths), self._prefix_vectors(self.decoder)
-        factors = self._repeat_factors(self.decoder, states, vectors, items, lengths)
-        scores = self.decoder.log_probabilities(states, candidates, vectors, factors)
+        compared = self.decoder.compare(states, vectors)
+        factors = self._repeat_factors(self.decoder, compared, items, lengths)
+        scores = self.decoder.log_probabilities(compared, candidates, factors)
         return scores.gather(-1, self.catalog.codes[candidates][..., None]).sum((2, 3))
 
     def code_targets(self, items: Int[Tensor, " entry"]) -> Int[Tensor, "entry level"]:

@@ -46,6 +46,7 @@ class TreeLevel(nn.Module):
     """The prefixes of one length, numbered in lexicographic order: siblings are neighbors."""
 
     prefix_of_item: Tensor
+    key: Tensor
     code: Tensor
     first_child: Tensor
     parent: Tensor
@@ -69,6 +70,7 @@ class TreeLevel(nn.Module):
         first_child = torch.searchsorted(key // num_codes, bounds)
         self.fan_out = int(first_child.diff().max())
         self.register_buffer("prefix_of_item", prefix, persistent=False)
+        self.register_buffer("key", key, persistent=False)
         self.register_buffer("code", key % num_codes, persistent=False)
         self.register_buffer("first_child", first_child, persistent=False)
         self.register_buffer("parent", key // num_codes, persistent=False)
@@ -115,59 +117,39 @@ class TreeLevel(nn.Module):
         self, parents: Int[Tensor, "*shape"], codes: Int[Tensor, "*shape"]
     ) -> Int[Tensor, "*shape"]:
         """The prefixes that append `codes` to `parents`."""
-        child, code = self.below(parents)
-        slot = (code == codes[..., None]).int().argmax(-1, keepdim=True)
-        return child.gather(-1, slot)[..., 0]
+        if torch.compiler.is_compiling():  # no graph for export can look up a number in a list
+            child, code = self.below(parents)
+            slot = (code == codes[..., None]).int().argmax(-1, keepdim=True)
+            return child.gather(-1, slot)[..., 0]
+        place = torch.searchsorted(self.key, parents * self.num_codes + codes)
+        return place.clamp(max=len(self.key) - 1)
 
     def log_probabilities(
         self,
-        states: Float[Tensor, "batch dim"],
+        compared: "Compared",
         parents: Int[Tensor, "batch beam"],
-        vectors: Float[Tensor, "prefix dim"],
         factors: Factors | None = None,
     ) -> Float[Tensor, "batch beam code"]:
-        """Of every code after the prefixes `parents`; -inf for what no item has.
-
-        Args:
-            states: unit vectors, one for all beams of a row.
-            vectors: what `vectors` returned.
-        """
-        code, logits = self._logits(states, parents, vectors)
+        """Of every code after the prefixes `parents`; -inf for what no item has."""
+        code, logits = self._logits(compared, parents)
         if factors is not None:
             logits = logits + self._spread(factors, parents)
         nothing = logits.new_full((*code.shape[:2], self.num_codes + 1), -torch.inf)
         return nothing.scatter(2, code, logits.log_softmax(-1))[..., :-1]
 
-    def factors_above(
-        self,
-        states: Float[Tensor, "batch dim"],
-        vectors: Float[Tensor, "prefix dim"],
-        factors: Factors,
-    ) -> Factors:
+    def factors_above(self, compared: "Compared", factors: Factors) -> Factors:
         """What the factors of this level make of those of the level above."""
         parents = self.parent[factors.prefixes.clamp(min=0)]
-        _, logits = self._logits(states, parents, vectors)
+        _, logits = self._logits(compared, parents)
         changed = (logits + self._spread(factors, parents)).logsumexp(-1) - logits.logsumexp(-1)
         return Factors(_distinct(parents.masked_fill(factors.prefixes < 0, -1)), changed)
 
     def _logits(
-        self,
-        states: Float[Tensor, "batch dim"],
-        parents: Int[Tensor, "batch beam"],
-        vectors: Float[Tensor, "prefix dim"],
+        self, compared: "Compared", parents: Int[Tensor, "batch beam"]
     ) -> tuple[Int[Tensor, "batch beam slot"], Float[Tensor, "batch beam slot"]]:
         """The codes that go on from `parents` and their logits, -inf in spare slots."""
-        with torch.autocast(states.device.type, enabled=False):
-            states = unit(self.from_state(states.float()))
         child, code = self.below(parents)
-        # In a graph for export the number of beams is open, and so one way must serve them all.
-        if torch.compiler.is_compiling() or len(vectors) <= COPY_COST * child[0].numel():
-            every = full_product(states, vectors)
-            logits = every.gather(1, child.flatten(1)).view(child.shape)
-        else:
-            copied = vectors[child.flatten(1)]  # (batch, beam x slot, dim)
-            with torch.autocast(states.device.type, enabled=False):
-                logits = torch.bmm(copied, states[:, :, None]).view(child.shape)
+        logits = compared.products(child)
         if self.bias is not None:
             logits = logits + self.bias[self.own_row][child]
         return code, logits.masked_fill(code == self.num_codes, -torch.inf)
@@ -198,6 +180,40 @@ def _distinct(prefixes: Int[Tensor, "batch had"]) -> Int[Tensor, "batch had"]:
     return prefixes.masked_fill(first != place, -1)
 
 
+class Compared:
+    """A batch's states beside the prefixes of one level; no product is made twice.
+
+    Args:
+        states: unit vectors, one for all beams of a row.
+        vectors: what `TreeLevel.vectors` returned.
+    """
+
+    def __init__(
+        self,
+        level: TreeLevel,
+        states: Float[Tensor, "batch dim"],
+        vectors: Float[Tensor, "prefix dim"],
+    ) -> None:
+        with torch.autocast(states.device.type, enabled=False):
+            self.states = unit(level.from_state(states.float()))
+        self.vectors = vectors
+        self._every: Tensor | None = None  # (batch, prefix)
+
+    def products(
+        self, prefixes: Int[Tensor, "batch beam slot"]
+    ) -> Float[Tensor, "batch beam slot"]:
+        """The products of each row's state with these prefixes' vectors."""
+        if self._every is None:
+            # In a graph for export the number of beams is open, and one way must serve them all.
+            is_few = len(self.vectors) > COPY_COST * prefixes[0].numel()
+            if not torch.compiler.is_compiling() and is_few:
+                copied = self.vectors[prefixes.flatten(1)]  # (batch, beam x slot, dim)
+                with torch.autocast(copied.device.type, enabled=False):
+                    return torch.bmm(copied, self.states[:, :, None]).view(prefixes.shape)
+            self._every = full_product(self.states, self.vectors)
+        return self._every.gather(1, prefixes.flatten(1)).view(prefixes.shape)
+
+
 class TreeDecoder(nn.Module):
     """One `TreeLevel` per code, coarse to fine."""
 
@@ -218,10 +234,15 @@ class TreeDecoder(nn.Module):
         """The vectors of all prefixes, level by level, from the directions of all items."""
         return [self.level(number).vectors(items) for number in range(len(self.levels))]
 
+    def compare(
+        self, states: Float[Tensor, "batch dim"], vectors: list[Float[Tensor, "_ dim"]]
+    ) -> list[Compared]:
+        """States beside each level's prefixes, whose vectors `vectors` returned."""
+        return [Compared(self.level(number), states, x) for number, x in enumerate(vectors)]
+
     def factors(
         self,
-        states: Float[Tensor, "batch dim"],
-        vectors: list[Float[Tensor, "_ dim"]],
+        compared: list[Compared],
         had: Int[Tensor, "batch had"],
         log_factors: Float[Tensor, "batch had"],
     ) -> list[Factors]:
@@ -235,14 +256,13 @@ class TreeDecoder(nn.Module):
         found = [Factors(_distinct(leaves), log_factors)]
         for number in range(len(self.levels) - 1, 0, -1):
             level = self.level(number)
-            found.append(level.factors_above(states, vectors[number], found[-1]))
+            found.append(level.factors_above(compared[number], found[-1]))
         return found[::-1]
 
     def log_probabilities(
         self,
-        states: Float[Tensor, "batch dim"],
+        compared: list[Compared],
         targets: Int[Tensor, "batch candidate"],
-        vectors: list[Float[Tensor, "_ dim"]],
         factors: list[Factors] | None = None,
     ) -> Float[Tensor, "batch candidate level code"]:
         """Of every code at every level, the codes before it being those of `targets`.
@@ -251,10 +271,10 @@ class TreeDecoder(nn.Module):
         """
         width = max(self.level(number).num_codes for number in range(len(self.levels)))
         parents, by_level = torch.zeros_like(targets), []
-        for number, table in enumerate(vectors):
+        for number, of_level in enumerate(compared):
             level = self.level(number)
             own = None if factors is None else factors[number]
-            found = level.log_probabilities(states, parents, table, own)
+            found = level.log_probabilities(of_level, parents, own)
             by_level.append(F.pad(found, (0, width - level.num_codes), value=-torch.inf))
             parents = level.prefix_of_item[targets]
         return torch.stack(by_level, 2)
@@ -266,12 +286,11 @@ class TreeSession:
     def __init__(
         self,
         decoder: TreeDecoder,
-        states: Float[Tensor, "batch dim"],
-        vectors: list[Float[Tensor, "_ dim"]],
+        compared: list[Compared],
         factors: list[Factors] | None = None,
     ) -> None:
-        self._decoder, self._states = decoder, states
-        self._vectors, self._factors = vectors, factors
+        self._decoder, self._compared, self._factors = decoder, compared, factors
+        states = compared[0].states
         self._prefixes = torch.zeros((len(states), 1), dtype=torch.int64, device=states.device)
         self.level = -1
 
@@ -289,6 +308,6 @@ class TreeSession:
 
     def _step(self) -> Float[Tensor, "batch beam code"]:
         self.level += 1
-        level, vectors = self._decoder.level(self.level), self._vectors[self.level]
+        level, compared = self._decoder.level(self.level), self._compared[self.level]
         factors = None if self._factors is None else self._factors[self.level]
-        return level.log_probabilities(self._states, self._prefixes, vectors, factors)
+        return level.log_probabilities(compared, self._prefixes, factors)
