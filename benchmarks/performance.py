@@ -25,6 +25,7 @@ ORDER = (
     "tokenizer",
     "latency",
     "end_to_end",
+    "outside",
 )
 HEAD = """# Performance
 
@@ -36,14 +37,14 @@ time that the necessary arithmetic takes at the speed of a product of 1024 x 102
 machine. `working_mb` is the most memory that a call takes beyond weights, index and Python itself.
 Equality comes before speed: a script stops where the alternatives disagree. Weights are random and
 sizes those of Amazon Beauty (12,101 items, four codes of 256) where nothing else is said; nothing
-here says how well a model ranks. torch-rechub and cornac need environments of their own and are
-left out.
+here says how well a model ranks. What torch-rechub and cornac publish as TIGER is timed in
+`outside`, in an environment of its own (its command is in the script).
 
 On an AMD processor the largest single gain in float32 is the library: PyTorch multiplies with MKL,
 which uses half the width of its AVX-512 units, and bbqrec with oneDNN, which PyTorch brings along.
 Hugging Face's rows are PyTorch's own, as its users get them. What is left above the floor is in
 `breakdown`: attention, whose products are many and small, work element by element ("others"), and
-the time between operations ("between"), a quarter of what a single user waits for.
+the time between operations ("between").
 """
 PICTURES = {
     "throughput": "Users per second, against the size of the catalog, the width of the beam, the "

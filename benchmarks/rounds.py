@@ -29,7 +29,7 @@ from bbqrec.storage import write_bytes
 FOLDER = Path(__file__).parent.parent / "docs" / "performance"
 MIN_CALLS_S = 0.2  # what is faster is called several times per round
 MAX_PROBE_CHANGE = 0.15
-PEERS = ("transformers", "vector-quantize-pytorch", "faiss-cpu")
+PEERS = ("transformers", "vector-quantize-pytorch", "faiss-cpu", "torch-rechub", "cornac")
 Times = dict[str, list[float]]
 
 
