@@ -29,7 +29,7 @@ KINDS = {
         "aten::softmax",
         "aten::_softmax_backward_data",
     ),
-    "norms": ("aten::rms_norm", "aten::_fused_rms_norm_backward"),
+    "norms": ("aten::rms_norm", "aten::linalg_vector_norm", "aten::_fused_rms_norm_backward"),
     "search": (
         *("aten::topk", "aten::gather", "aten::sort", "aten::searchsorted", "aten::cumsum"),
         *("aten::unfold", "aten::masked_fill_", "aten::pad", "aten::index", "aten::log_softmax"),

@@ -44,7 +44,7 @@ On an AMD processor the largest single gain in float32 is the library: PyTorch m
 which uses half the width of its AVX-512 units, and bbqrec with oneDNN, which PyTorch brings along.
 Hugging Face's rows are PyTorch's own, as its users get them. What is left above the floor is in
 `breakdown`: attention, whose products are many and small, work element by element ("others"), and
-the time between operations ("between").
+the time between operations ("between"), a quarter of what a single user waits for.
 """
 PICTURES = {
     "throughput": "Users per second, against the size of the catalog, the width of the beam, the "
