@@ -213,6 +213,21 @@ def test_a_warm_start_begins_with_the_other_models_vectors(folders: dict[str, Pa
     assert not made_with(cell, "warm_start", matrix(rows=slower).run_config(key))
 
 
+def test_a_warm_start_needs_vectors_to_begin_with(folders: dict[str, Path], tmp_path: Path) -> None:
+    rows = matrix().model_dump(mode="json")["rows"]
+    rows["codes"] = {"settings": {**TEXT_CODES, "recommender": {"use_id": False}}}
+    rows["warm start"]["of"] = ["codes"]
+
+    with pytest.raises(ConfigError, match=r"of codes-seed0, which has none; name a row with"):
+        run_benchmark(
+            matrix(rows=rows),
+            data_dir=folders["data_dir"],
+            out_dir=tmp_path / "out",
+            work_dir=tmp_path / "work",
+            only=("warm start",),
+        )
+
+
 def test_content_knn_depends_on_how_content_was_encoded(folders: dict[str, Path]) -> None:
     key, cell = made_cell(folders, "content-kNN")
     other = matrix(settings={**TINY, "encode": {"text": {"encoder": "lexical", "dim": 8}}})

@@ -5,6 +5,7 @@ import torch
 
 from bbqrec.bundle import RunFolder
 from bbqrec.data import write_semantic_ids
+from bbqrec.errors import ConfigError
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.storage import read_tensors, write_json, write_tensors
 
@@ -26,10 +27,19 @@ def keep_shuffled(run: RunFolder, seed: int) -> str:
 def keep_own_vectors(run: RunFolder, trained: RunFolder) -> str:
     """Copy the items' own vectors of a trained model into `run`; the path of the file.
 
-    What a model that begins with them is better by than the same from scratch, a model that never
-    saw them must be better by, too, before its own parts can be said to have taught it something.
+    A part that helps no more than beginning with them does has taught nothing that a plain
+    sequence model would not.
+
+    Raises:
+        ConfigError: the trained model's items have no vectors of their own.
     """
-    vectors = read_tensors(trained.folder("train") / "model.safetensors")["item_vectors.id_vectors"]
+    weights = read_tensors(trained.folder("train") / "model.safetensors")
+    vectors = weights.get("item_vectors.id_vectors")
+    if vectors is None:
+        raise ConfigError(
+            f"a warm start begins with the items' own vectors of {trained.directory.name}, which "
+            "has none; name a row with recommender.use_id = true"
+        )
     path = run.directory / "own_vectors.safetensors"
     write_tensors(path, {"vectors": vectors})
     write_json(path.with_suffix(".ids.json"), trained.dataset().item_ids)
