@@ -140,13 +140,16 @@ def p99_ms(answers: list[Answer]) -> float:
     return round(1000 * times[int(len(times) * 0.99)], 1) if times else 0.0
 
 
-async def measure(port: int, items: list[str], seconds: float) -> dict[str, Any]:
+async def measure(
+    port: int, items: list[str], seconds: float, offered: float | None
+) -> dict[str, Any]:
     fresh = [never_asked(items, number) for number in range(200_000)]
     capacity = await load(port, fresh[:50_000], 64, min(seconds, 10))
     rate = capacity["requests_per_s"]
+    offered = offered or FACTOR * rate
     client = Client()
     await client.connect(port)
-    flood, num_unsent = await client.open_loop(fresh[50_000:], FACTOR * rate, seconds)
+    flood, num_unsent = await client.open_loop(fresh[50_000:], offered, seconds)
     lates = sorted(client.lates)
     over = time.perf_counter()
     recovered = None
@@ -159,7 +162,7 @@ async def measure(port: int, items: list[str], seconds: float) -> dict[str, Any]
     refused = [a for a in flood if a.status == 503]
     return {
         "at capacity": capacity,
-        "offered_per_s": round(FACTOR * rate),
+        "offered_per_s": round(offered),
         "accepted": {"per_s": round(len(accepted) / seconds), "p99_ms": p99_ms(accepted)},
         "refused": {"per_s": round(len(refused) / seconds), "p99_ms": p99_ms(refused)},
         "client": {
@@ -178,6 +181,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument(
+        "--rate", type=float, help=f"requests a second, instead of {FACTOR} times the capacity"
+    )
     arguments = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     items = json.loads((arguments.run / "data" / "ids.json").read_text())["items"]
@@ -189,7 +195,7 @@ def main() -> None:
             os.sched_setaffinity(0, {cores[1]})
         try:
             asyncio.run(load(port, [request({"histories": [[items[0]]]})], 1, 1))  # warm
-            result = uvloop.run(measure(port, items, arguments.seconds))
+            result = uvloop.run(measure(port, items, arguments.seconds, arguments.rate))
         finally:
             process.kill()
             process.wait()
