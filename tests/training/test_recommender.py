@@ -10,12 +10,8 @@ from bbqrec.decoding import RankingConfig
 from bbqrec.errors import ConfigError
 from bbqrec.recommender import ItemTables, NeighborConfig, RecommenderConfig
 from bbqrec.semantic_ids import SemanticIds
-from bbqrec.training.recommender import (
-    TrainingConfig,
-    cut_windows,
-    fit_recommender,
-    make_recipe,
-)
+from bbqrec.training.recommender import TrainingConfig, fit_recommender, make_recipe
+from bbqrec.training.windows import cut_windows
 
 NUM_ITEMS = 30
 NARROW = RecommenderConfig(d_model=16, num_heads=1, head_dim=8, d_ff=16, max_history=8)

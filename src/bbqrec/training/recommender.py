@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bbqrec.config import Config
-from bbqrec.data import Dataset, Sequences
+from bbqrec.data import Dataset
 from bbqrec.decoding import RankingConfig, make_ranker
 from bbqrec.errors import ConfigError
 from bbqrec.evaluation import quick_metrics, sample_cases
@@ -33,6 +33,7 @@ from bbqrec.recommender import (
 )
 from bbqrec.training.chunks import sum_in_chunks
 from bbqrec.training.loop import FitResult, LoopConfig, fit, num_epochs
+from bbqrec.training.windows import cut_windows, every_prefix, length_sorted_batches
 
 MAX_LOGITS = {"cpu": 2**24, "cuda": 2**29}  # held at once
 
@@ -360,55 +361,3 @@ def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
         lr=training.learning_rate,
         fused=True,
     )
-
-
-def cut_windows(
-    sequences: Sequences, max_history: int, windows: str, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where windows begin in `sequences.items`, and how many inputs each has (1..max_history).
-
-    A window of `length` inputs also spans the item after them. `all` cuts a long sequence into
-    consecutive windows at a random phase, so that every item but the first is a target once.
-    """
-    lengths = sequences.lengths - 1  # inputs: the last item is only a target
-    users = np.flatnonzero(lengths > 0)
-    first, total = sequences.offsets[users], lengths[users]
-    if windows != "all":
-        slack = np.maximum(total - max_history, 0)
-        shift = slack if windows == "last" else rng.integers(0, slack + 1)
-        return first + shift, np.minimum(total, max_history)
-    # Cuts at phase, phase + H, phase + 2H, ...; the phase is 0 where one window suffices.
-    is_long = total > max_history
-    phase = np.where(is_long, rng.integers(1, max_history + 1, size=len(users)), total)
-    num = 1 + -(-(total - phase) // max_history)  # per user
-    row = np.repeat(np.arange(len(users)), num)
-    nth = np.arange(num.sum()) - np.repeat(num.cumsum() - num, num)
-    start = np.where(nth == 0, 0, phase[row] + (nth - 1) * max_history)
-    end = np.minimum(phase[row] + nth * max_history, total[row])
-    return first[row] + start, end - start
-
-
-def every_prefix(
-    sequences: Sequences, max_history: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """One window per target, of the (at most `max_history`) items before it."""
-    inputs = np.maximum(sequences.lengths - 1, 0)
-    first = np.repeat(sequences.offsets[:-1], inputs)
-    end = np.arange(inputs.sum()) - np.repeat(inputs.cumsum() - inputs, inputs) + 1
-    start = np.maximum(end - max_history, 0)
-    return first + start, end - start
-
-
-def length_sorted_batches(
-    lengths: NDArray[np.int64], batch_size: int, rng: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
-    """Random batches of rows of similar length, so that little is computed on padding."""
-    order = rng.permutation(len(lengths))
-    pool = batch_size * 50
-    batches: list[NDArray[np.int64]] = []
-    for begin in range(0, len(order), pool):
-        rows = order[begin : begin + pool]
-        rows = rows[np.argsort(lengths[rows], kind="stable")]
-        batches += [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    for index in rng.permutation(len(batches)):
-        yield batches[index]
