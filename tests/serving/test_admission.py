@@ -10,7 +10,8 @@ import pytest
 
 from bbqrec.errors import OverloadedError
 from bbqrec.serving.admission import MAX_READS_SAVED, READS_PER_S, Admission
-from bbqrec.serving.batcher import STANDING_S, Batcher
+from bbqrec.serving.batcher import Batcher
+from bbqrec.serving.flood import STANDING_S, Flood
 
 
 class Clock:
@@ -76,7 +77,7 @@ async def end(held: Held, worker: asyncio.Task[None]) -> None:
     worker.cancel()
 
 
-def test_a_burst_may_wait_and_a_standing_queue_holds_one_batch() -> None:
+def test_a_burst_may_wait_and_in_a_flood_less_than_a_call() -> None:
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as threads:
             held = Held(threads)
@@ -90,13 +91,68 @@ def test_a_burst_may_wait_and_a_standing_queue_holds_one_batch() -> None:
             await held.answer(5)  # so that none waits, and the last 4 are begun
             standing = await held.ask(30)
             await held.answer(2)  # those too, and then nothing is left
+            dry = await held.ask(30)
+            await held.answer(2)
+            held.clock.now += 2 * STANDING_S
             calm = await held.ask(30)
             await end(held, worker)
 
-        assert (burst, early, late, standing) == (20, 4, 0, 4)
+        assert (burst, early, late, standing, dry) == (20, 4, 0, 3, 3)
         assert calm >= 20
 
     run(scenario())
+
+
+def flood(calls: Sequence[tuple[int, int]], clock: Clock, seconds: float = 0.06) -> Flood:
+    """After calls of so many histories with so many waiting, of at most 4 and so long each."""
+    flood = Flood(4, clock)
+    for size, waiting in calls:
+        flood.begin_call(size, waiting)
+        clock.now += seconds
+        flood.end_call(size)
+    return flood
+
+
+@pytest.mark.parametrize(
+    ("calls", "is_on"),
+    [
+        ([(4, 4), (4, 0)], True),
+        ([(4, 4), (4, 0), (1, 0), (3, 0)], True),  # dry for a moment
+        ([(4, 3), (4, 3), (4, 3), (4, 3)], False),  # as many asking in turn as two calls take
+        ([(4, 4)], False),  # a burst
+        ([(4, 4), (4, 0), (1, 0), (1, 0), (1, 0)], False),
+    ],
+)
+def test_a_flood_is_full_calls_in_a_row_behind_one_that_another_waited_for(
+    calls: list[tuple[int, int]], is_on: bool
+) -> None:
+    assert flood(calls, Clock()).is_on == is_on
+
+
+@pytest.mark.parametrize("later", [1, 4])
+def test_a_flood_is_over_when_nothing_came_for_a_while(later: int) -> None:
+    clock = Clock()
+    after = flood([(4, 4), (4, 4), (4, 0)], clock)
+    was_on = after.is_on
+    clock.now += 2 * STANDING_S
+    is_over = not after.is_on
+    after.begin_call(later, 0)
+    clock.now += 2 * STANDING_S
+
+    assert was_on
+    assert is_over
+    assert not after.is_on
+
+
+def test_one_long_call_does_not_end_a_flood() -> None:
+    clock = Clock()
+    flooded = flood([(4, 4), (4, 3)], clock, seconds=10 * STANDING_S)
+    was_on = flooded.is_on
+    flooded.begin_call(3, 0)
+    clock.now += 10 * STANDING_S
+
+    assert was_on
+    assert flooded.is_on
 
 
 def test_what_is_being_read_counts_as_if_it_waited_already() -> None:

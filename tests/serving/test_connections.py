@@ -256,7 +256,13 @@ def test_what_a_full_server_turns_away_is_told_so_in_order_and_may_go_on(full: i
         third, fourth, fifth, alive, last = answers_of(connection, 5)
         connection.sendall(plain + b"connection: close\r\n\r\n" + body)
         closing = refused(everything(connection))
+    with connect(full) as connection:
+        ids = []
+        for more in (b"connection: keep-alive\r\n", b"accept: */*\r\n"):
+            connection.sendall(plain + more + b"\r\n" + body)
+            ids.append(answers_of(connection, 1)[0][1]["request_id"])
 
+    assert len(set(ids)) == 2
     assert b"x-request-id: mine\r\n" in first[0]
     assert first[1]["request_id"] == "mine"
     assert "mine" not in second[1]["request_id"]
@@ -301,6 +307,51 @@ def test_unusual_requests_are_turned_away_too(full: int, head: bytes) -> None:
 
     assert answer[1]["status"] == 503
     assert b"retry-after: 1" in answer[0]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"content-length: 2\r\ncontent-length: 3\r\n",
+        b"content-length: 2\r\ntransfer-encoding: chunked\r\n",
+        b"content-length: 2\r\nno colon\r\n",
+        b"content-length: +2\r\n",
+    ],
+)
+def test_what_frames_its_body_in_two_ways_is_no_request_not_even_where_all_are_turned_away(
+    full: int, head: bytes
+) -> None:
+    with connect(full) as connection:
+        connection.sendall(RECOMMEND + head + b"\r\n{}")
+        answer = refused(everything(connection))
+
+    assert answer["status"] == 400
+
+
+def test_what_was_let_in_and_is_no_request_leaves_its_place(
+    start: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bbqrec.serving.admission.MAX_READS_SAVED", 0)
+    monkeypatch.setattr("bbqrec.serving.admission.READS_PER_S", 0)
+    port = start(max_waiting=8)
+    gate = Gate(monkeypatch)
+    bodies = [b'{"histories": [["%d"]]}' % number for number in range(3)]
+    messages = [RECOMMEND + b"content-length: %d\r\n\r\n" % len(b) + b for b in bodies]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(port)) for _ in messages]
+        clients[0].sendall(messages[0])  # computed
+        wait_for(lambda: gate.sizes == [1])
+        clients[1].sendall(messages[1])  # waits
+        for _ in range(20):
+            with connect(port) as connection:
+                connection.sendall(RECOMMEND + b"x: \x01\r\ncontent-length: 2\r\n\r\n{}")
+                assert refused(everything(connection))["status"] == 400
+        clients[2].sendall(messages[2])
+        time.sleep(0.2)
+        gate.is_open.set()
+        answers = [answers_of(client, 1)[0] for client in clients]
+
+    assert [head[9:12] for head, _ in answers] == [b"200"] * 3
 
 
 def test_when_it_is_over_all_are_let_in_again(

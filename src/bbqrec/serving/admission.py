@@ -36,7 +36,7 @@ class Admission:
         # what the queue alone says of room is stale by then.
         num_read = self._num_open - batcher.num_asking
         is_full = batcher.num_waiting + num_read >= batcher.max_waiting
-        is_busy = batcher.is_saturated or batcher.num_waiting >= SHARE_BUSY * batcher.max_waiting
+        is_busy = batcher.is_flooded or batcher.num_waiting >= SHARE_BUSY * batcher.max_waiting
         if is_full and is_busy and not self._may_look():
             return False
         self._num_open += 1

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from bbqrec.errors import OverloadedError
+from bbqrec.serving.flood import Flood
 
 logger = logging.getLogger(__name__)
-
-STANDING_S = 0.1  # how long a queue may be a burst that will be over soon
 
 K = TypeVar("K")  # what can be computed together
 Q = TypeVar("Q")
@@ -31,9 +30,8 @@ class _Waiting(Generic[K, Q, A]):
 class Batcher(Generic[K, Q, A]):
     """Calls `compute` on one thread at a time with as many like questions as have come together.
 
-    Nothing is waited for: a lone question is computed at once, and under load batches grow. Where
-    every call has been full for a while, more comes in than can be answered, and a longer queue
-    would make all wait and answer nobody more: then one batch may wait while another is computed.
+    Nothing is waited for: a lone question is computed at once, and under load batches grow. How
+    many may wait depends on whether they are a burst or a `Flood`.
     """
 
     def __init__(
@@ -49,8 +47,7 @@ class Batcher(Generic[K, Q, A]):
         self._executor = executor
         self._max_batch = max_batch
         self._max_waiting = max_waiting
-        self._clock = clock
-        self._full_since: float | None = None
+        self._flood = Flood(max_batch, clock)
         self._waiting: list[_Waiting[K, Q, A]] = []
         self._num_waiting = 0  # kept, since a flood of requests asks for it
         self.num_asking = 0
@@ -63,17 +60,14 @@ class Batcher(Generic[K, Q, A]):
         return self._num_waiting
 
     @property
-    def is_saturated(self) -> bool:
-        """Every call of the last STANDING_S was as full as it may be."""
-        since = self._full_since
-        return since is not None and self._clock() - since > STANDING_S
+    def is_flooded(self) -> bool:
+        """More comes in than can be answered."""
+        return self._flood.is_on
 
     @property
     def max_waiting(self) -> int:
         """How many histories may wait now."""
-        if self.is_saturated:
-            return min(self._max_batch, self._max_waiting)
-        return self._max_waiting
+        return min(self._flood.room, self._max_waiting) if self.is_flooded else self._max_waiting
 
     async def ask(self, key: K, questions: Sequence[Q], *, work: int | None = None) -> list[A]:
         """The answers to `questions`; OverloadedError at once when too many are waiting.
@@ -101,13 +95,10 @@ class Batcher(Generic[K, Q, A]):
             batch = self._next_batch()
             if not batch:
                 self._arrived.clear()
-                self._full_since = None
                 continue
             questions = [question for waiting in batch for question in waiting.questions]
-            if sum(waiting.work for waiting in batch) < self._max_batch:
-                self._full_since = None
-            elif self._full_since is None:
-                self._full_since = self._clock()
+            size = sum(waiting.work for waiting in batch)
+            self._flood.begin_call(size, self._num_waiting)
             loop = asyncio.get_running_loop()
             try:
                 answers = await loop.run_in_executor(
@@ -118,6 +109,8 @@ class Batcher(Generic[K, Q, A]):
                     with suppress(asyncio.InvalidStateError):
                         waiting.answers.set_exception(error)
                 continue
+            finally:
+                self._flood.end_call(size)
             start = 0
             for waiting in batch:
                 end = start + len(waiting.questions)

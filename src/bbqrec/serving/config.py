@@ -10,7 +10,7 @@ class ServeConfig(Config):
 
     max_beam: int = Field(100, ge=1)
     """The widest beam that a request may ask for."""
-    max_batch: int = Field(64, ge=1)
+    max_batch: int = Field(32, ge=1)
     """Histories answered by one model call."""
     max_waiting: int = Field(256, ge=1)
     """Histories waiting for the model; beyond them requests are refused with 503."""

@@ -45,7 +45,9 @@ class Connection(HttpToolsProtocol):
     metrics: Metrics
     _deadline: asyncio.TimerHandle | None = None
     _num_head_bytes = 0
+    _rested_at = 0.0
     _is_turned_away = False  # this request; its body is let pass
+    _is_admitted = False  # this request, whose head is yet to be parsed
 
     def connection_made(self, transport: Any) -> None:  # uvloop's is no asyncio.Transport
         super().connection_made(transport)
@@ -61,7 +63,15 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():  # what was refused is not read
             return
+        if self._deadline is None and self._is_idle and _is_whole(data):
+            self._is_admitted = self.admission.admit()
+            if not self._is_admitted:  # parsing it would double what it costs
+                self._answer_full(data[5 : data.index(b" ", 5)].decode())
+                return
         super().data_received(data)
+        if self._is_admitted:  # what it brought could not be parsed
+            self._is_admitted = False
+            self.admission.leave()
         if self._deadline is not None and not self._is_turned_away:  # the head goes on
             self._num_head_bytes += len(data)
             if self._num_head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -74,9 +84,10 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self._asks_the_model():
-            if not self.admission.admit():
+            if not (self._is_admitted or self.admission.admit()):
                 self._is_turned_away = True  # the clock goes on, for its body
                 return
+            self._is_admitted = False
             self.scope["state"]["is_admitted"] = True  # the guard lets it leave
         self._stop_clock()
         super().on_headers_complete()
@@ -135,25 +146,53 @@ class Connection(HttpToolsProtocol):
     def _turn_away(self) -> None:
         """Refuse as the guard would, at a fifth of the cost; the connection stays open."""
         self._stop_clock()
+        given = next((value for name, value in self.headers if name == b"x-request-id"), b"")
+        is_given = re.fullmatch(REQUEST_ID, given.decode("latin-1")) is not None
+        stays = self.parser.should_keep_alive()
+        self._answer_full(self.url.decode(), given.decode() if is_given else None, stays)
+
+    def _answer_full(self, route: str, given: str | None = None, stays: bool = True) -> None:
         if self.flow.write_paused:  # who does not read what is sent gets nothing more
             self.transport.abort()
             return
-        given = next((value for name, value in self.headers if name == b"x-request-id"), b"")
-        is_given = re.fullmatch(REQUEST_ID, given.decode("latin-1")) is not None
-        request_id = given.decode() if is_given else new_request_id()
-        stays = self.parser.should_keep_alive()
-        if stays and not is_given:  # as nearly all are
+        request_id = given or new_request_id()
+        if stays and given is None:  # as nearly all are
             self.transport.write(_TURNED_AWAY.replace(_SOME_ID, request_id.encode()))
         else:
             more = "" if stays else "connection: close\r\n"
             self.transport.write(_refusal(503, TOO_MANY, request_id, more))
-        route = self.url.decode()
         self.refusals.note(request_id, "POST", route, 503, TOO_MANY)
         self.metrics.count(route, 503, 0.0)
-        if stays:
-            self.on_response_complete()
-        else:
+        if not stays:
             self.transport.close()
+        elif self.timeout_keep_alive_task is None or self.loop.time() > self._rested_at + 1:
+            self._rested_at = self.loop.time()  # a clock set anew for each would cost a fifth
+            self.on_response_complete()
+
+
+_PLAIN_HEAD = re.compile(
+    rb"POST (?:%s) HTTP/1\.1\r\n(?:[A-Za-z0-9-]+:[^\r\n\0]*\r\n)+\r\n"
+    % b"|".join(map(re.escape, sorted(_MODEL_URLS)))
+)
+# What says how long the body is, or asks for more than an answer.
+_TELLING = re.compile(
+    rb"\r\n(content-length|transfer-encoding|connection(?!: *keep-alive\r)|expect|upgrade|"
+    rb"x-request-id):[ \t]*([^\r]*)",
+    re.IGNORECASE,
+)
+
+
+def _is_whole(data: bytes) -> bool:
+    """It is one request for the model from its first byte to its last, and nothing is unusual."""
+    head = _PLAIN_HEAD.match(data)
+    if head is None:
+        return False
+    telling = _TELLING.findall(data, 0, head.end())
+    if len(telling) != 1:
+        return False
+    name, value = telling[0]
+    is_length = name.lower() == b"content-length" and value.isdigit() and len(value) < 10
+    return is_length and head.end() + int(value) == len(data)
 
 
 def _refusal(status: int, detail: str, request_id: str, more: str) -> bytes:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
-MAX_LINES_PER_S = 20
+MAX_LINES_PER_S = 10
 
 logger = logging.getLogger(__name__)
 
