@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_datasets import make_dataset
+from small_datasets import make_dataset, make_sequences
 
 from bbqrec.data import Dataset
 from bbqrec.decoding import RankingConfig
@@ -11,7 +11,7 @@ from bbqrec.errors import ConfigError
 from bbqrec.recommender import ItemTables, NeighborConfig, RecommenderConfig
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.training.recommender import TrainingConfig, fit_recommender, make_recipe
-from bbqrec.training.windows import cut_windows
+from bbqrec.training.windows import cut_prefixes, cut_windows
 
 NUM_ITEMS = 30
 NARROW = RecommenderConfig(d_model=16, num_heads=1, head_dim=8, d_ff=16, max_history=8)
@@ -84,6 +84,27 @@ def test_windows_cover_every_target_once() -> None:
     firsts = set(sequences.offsets[:-1].tolist())
     assert sorted(entries.tolist()) == [e for e in range(len(sequences.items)) if e not in firsts]
     assert lengths.max() == 5
+
+
+@pytest.mark.parametrize("windows", ["all", "random", "last"])
+def test_prefixes_end_before_their_target(windows: str) -> None:
+    sequences = make_sequences([[1, 2, 3, 4, 5, 6, 7, 8], [9], [2, 4]])
+    targets: set[int] = set()
+
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        starts, lengths = cut_prefixes(sequences, 3, windows, rng)
+        targets |= set((starts + lengths).tolist())
+        for start, length in zip(starts, lengths, strict=True):
+            row = sequences.offsets.searchsorted(start, "right") - 1
+            begin, end = sequences.offsets[row : row + 2]
+            assert length == min(3, start + length - begin)
+            assert start + length < end
+        assert len(starts) == (8 - 1 + 2 - 1 if windows == "all" else 2)
+
+    firsts = set(sequences.offsets[:-1].tolist())
+    some = {7, 10} if windows == "last" else set(range(len(sequences.items))) - firsts
+    assert targets == some
 
 
 def test_sampled_negatives_never_hold_the_target_and_learn_the_same_order() -> None:

@@ -33,7 +33,7 @@ from bbqrec.recommender import (
 )
 from bbqrec.training.chunks import sum_in_chunks
 from bbqrec.training.loop import FitResult, LoopConfig, fit, num_epochs
-from bbqrec.training.windows import cut_windows, every_prefix, length_sorted_batches
+from bbqrec.training.windows import cut_prefixes, cut_windows, length_sorted_batches
 
 MAX_LOGITS = {"cpu": 2**24, "cuda": 2**29}  # held at once
 
@@ -306,9 +306,8 @@ class RecommenderRecipe:
 
     def _windows(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         rng = np.random.default_rng([self._seed, epoch, 0])
-        if self._is_paper:
-            return every_prefix(self._sequences, self._max_history)
-        return cut_windows(self._sequences, self._max_history, self._training.windows, rng)
+        cut = cut_prefixes if self._is_paper else cut_windows
+        return cut(self._sequences, self._max_history, self._training.windows, rng)
 
     def _gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Batch:
         """A window is `length` inputs followed by one more item, the last target."""

@@ -34,13 +34,22 @@ def cut_windows(
     return first[row] + start, end - start
 
 
-def every_prefix(
-    sequences: Sequences, max_history: int
+def cut_prefixes(
+    sequences: Sequences, max_history: int, windows: str, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """One window per target, of the (at most `max_history`) items before it."""
+    """As `cut_windows`, for models that predict after the last input alone.
+
+    `all` is one window per target, of the (at most `max_history`) items before it; else each user
+    has one target, a random one or the last.
+    """
     inputs = np.maximum(sequences.lengths - 1, 0)
-    first = np.repeat(sequences.offsets[:-1], inputs)
-    end = np.arange(inputs.sum()) - np.repeat(inputs.cumsum() - inputs, inputs) + 1
+    first = sequences.offsets[:-1]
+    if windows == "all":
+        first = np.repeat(first, inputs)
+        end = np.arange(inputs.sum()) - np.repeat(inputs.cumsum() - inputs, inputs) + 1
+    else:
+        first, inputs = first[inputs > 0], inputs[inputs > 0]
+        end = inputs if windows == "last" else rng.integers(1, inputs + 1)
     start = np.maximum(end - max_history, 0)
     return first + start, end - start
 
