@@ -255,6 +255,10 @@ def test_rows_average_their_seeds_and_are_compared_user_by_user(folders: dict[st
     ours = (popular["test.filtered"] > 0) & (popular["test.filtered"] <= 10)
     difference = table.evaluation.models["popularity"]["filtered"].overall.difference["recall@10"]
     assert difference.mean == pytest.approx((ours - np.mean(hits, axis=0)).mean())
+    codes = store.ranks(next(k for k in config.cells() if k.row == "codes"))["test.filtered"]
+    difference = table.evaluation.models["codes"]["filtered"].overall.difference["recall@10"]
+    same_seed = ((codes > 0) & (codes <= 10)).mean() - hits[0].mean()
+    assert difference.mean == pytest.approx(same_seed)
     counts = [s.num_cases for s in overall_slices(table.evaluation, "history length")]
     assert sum(counts) == table.evaluation.num_cases
 

@@ -1,6 +1,7 @@
 """Finished cells -> what they say together: means over seeds, intervals over users."""
 
 import statistics
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbqrec.benchmark.cells import Cell, CellStore, made_with
-from bbqrec.benchmark.config import BenchmarkConfig, CellKey
+from bbqrec.benchmark.config import SEEDED, BenchmarkConfig, CellKey
 from bbqrec.errors import DataError
 from bbqrec.evaluation import (
     HISTORY_SETTINGS,
@@ -114,22 +115,29 @@ def _evaluation(
     models: dict[str, dict[str, ModelResult]] = {row.name: {} for row in rows}
     num_cases = 0
     for setting in HISTORY_SETTINGS:
-        ranks = {row.name: [_ranks(store, key, split, setting) for key in row.keys] for row in rows}
-        num_cases = len(next(iter(ranks.values()))[0])
+        ranks = {
+            row.name: {key.seed: _ranks(store, key, split, setting) for key in row.keys}
+            for row in rows
+        }
+        num_cases = len(next(iter(ranks[rows[0].name].values())))
 
         def scores(
             chosen: NDArray[np.int64] | slice,
             metrics: tuple[str, ...],
-            ranks: dict[str, list[NDArray[np.int64]]] = ranks,
+            ranks: dict[str, dict[int, NDArray[np.int64]]] = ranks,
         ) -> Any:
-            values = {
-                name: np.mean([rank_values(r[chosen], metrics) for r in of_seeds], axis=0)
+            of_rows = {
+                name: {seed: rank_values(r[chosen], metrics) for seed, r in of_seeds.items()}
                 for name, of_seeds in ranks.items()
             }
             return score_values(
-                values,
+                {name: _mean(values.values()) for name, values in of_rows.items()},
+                {
+                    row.name: _difference(row, of_rows[row.name], of_rows[reference])
+                    for row in rows
+                    if reference is not None and row.name != reference
+                },
                 metrics,
-                reference=reference,
                 num_bootstrap=settings.num_bootstrap,
                 confidence=settings.confidence,
                 seed=settings.seed,
@@ -165,6 +173,22 @@ def _evaluation(
         num_repeat_targets=cases[split]["num_repeat_targets"],
         models=models,
     )
+
+
+def _mean(values: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    mean: NDArray[np.float64] = np.mean(list(values), axis=0)
+    return mean
+
+
+def _difference(
+    row: Row,
+    values: Mapping[int, NDArray[np.float64]],
+    reference: Mapping[int, NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """To the same seeds of the reference where it has them: a seed is luck that models share."""
+    is_seeded = row.cells[0].kind in SEEDED
+    seeds = values if is_seeded and values.keys() <= reference.keys() else reference
+    return _mean(values.values()) - _mean(reference[seed] for seed in seeds)
 
 
 def _ranks(store: CellStore, key: CellKey, split: str, setting: str) -> NDArray[np.int64]:

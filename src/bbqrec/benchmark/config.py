@@ -14,6 +14,8 @@ Settings = dict[str, Any]
 
 TRAINED = ("model", "shuffled", "warm_start")
 """Kinds of rows with a run, hence settings, of their own."""
+SEEDED = (*TRAINED, "merged")
+"""Kinds of rows whose results change with the seed."""
 
 
 class DataSetConfig(Config):

@@ -9,7 +9,7 @@ import orjson
 
 from bbqrec.benchmark.cells import Cell
 from bbqrec.benchmark.collected import DataSetTables, Row, choose_row
-from bbqrec.benchmark.config import TRAINED, BenchmarkConfig, slug
+from bbqrec.benchmark.config import SEEDED, BenchmarkConfig, slug
 from bbqrec.evaluation import Interval
 from bbqrec.report import (
     SETTINGS,
@@ -169,7 +169,7 @@ def _choice(table: DataSetTables, chosen: str, kinds: Mapping[str, str]) -> Choi
     deviations = {
         row.name: row.deviation(table.store, evaluation.split, "filtered", evaluation.main_metric)
         for row in table.rows
-        if row.name in (chosen, evaluation.reference) and kinds[row.name] in (*TRAINED, "merged")
+        if row.name in (chosen, evaluation.reference) and kinds[row.name] in SEEDED
     }
     difference = abs(lines["filtered"][0].difference.mean)
     return Choice(

@@ -43,7 +43,8 @@ def write_tables(
         "",
         "All rows of a table: the same split, all items as candidates, ties broken by item number. "
         "A cell is the mean over users (and seeds; ± is their standard deviation) with its 95 % "
-        f"bootstrap interval; differences to {config.reference} are paired user by user.",
+        f"bootstrap interval; differences to {config.reference} are paired user by user, "
+        "and seed by seed where it has the seeds of the row.",
         *(
             []
             if final

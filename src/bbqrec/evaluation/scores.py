@@ -42,10 +42,15 @@ def score_ranks(
     seed: int = 0,
 ) -> dict[str, Scores]:
     """Metrics with intervals for models whose target ranks (1-based, 0 absent) are known."""
+    values = {name: rank_values(rank, metrics) for name, rank in ranks.items()}
     return score_values(
-        {name: rank_values(rank, metrics) for name, rank in ranks.items()},
+        values,
+        {
+            name: values[name] - values[reference]
+            for name in values
+            if reference is not None and name != reference
+        },
         metrics,
-        reference=reference,
         num_bootstrap=num_bootstrap,
         confidence=confidence,
         seed=seed,
@@ -59,19 +64,19 @@ def rank_values(ranks: NDArray[np.int64], metrics: tuple[str, ...]) -> NDArray[n
 
 def score_values(
     values: Mapping[str, NDArray[np.float64]],
+    differences: Mapping[str, NDArray[np.float64]],
     metrics: tuple[str, ...],
     *,
-    reference: str | None = None,
     num_bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Scores]:
     """The same from values (case, metric), such as means of `rank_values` over seeds.
 
-    Also compares models evaluated at different times, as long as the cases were the same.
+    Args:
+        differences: to the reference, case by case, of the models that have one.
     """
-    others = [] if reference is None else [name for name in values if name != reference]
-    columns = [*values.values(), *(values[name] - values[str(reference)] for name in others)]
+    columns = [*values.values(), *differences.values()]
     intervals = bootstrap_intervals(
         np.concatenate(columns, axis=1),
         np.random.default_rng(seed),
@@ -79,11 +84,9 @@ def score_values(
         confidence=confidence,
     )
     blocks = [_block(intervals, metrics, index) for index in range(len(columns))]
-    differences = dict(zip(others, blocks[len(values) :], strict=True))
+    by_name = dict(zip(differences, blocks[len(values) :], strict=True))
     return {
-        name: Scores(
-            num_cases=len(values[name]), metrics=block, difference=differences.get(name, {})
-        )
+        name: Scores(num_cases=len(values[name]), metrics=block, difference=by_name.get(name, {}))
         for name, block in zip(values, blocks, strict=False)
     }
 
