@@ -103,7 +103,7 @@ def test_the_windows_below_a_node_hold_its_open_children_each_once(
         below = level.below(nodes)
 
         found = defaultdict(list)
-        for user, row, slot in (~below.is_closed).nonzero().tolist():
+        for user, row, slot in (below.mask == 0).nonzero().tolist():
             edge = int(below.first_edge[user, row]) + slot
             found[user, int(below.beam[user, row])].append(edge)
             assert below.codes[user, row, slot] == codes_of[edge]

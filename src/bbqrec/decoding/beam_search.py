@@ -45,8 +45,9 @@ def beam_search(
         below = level.below(nodes)
         first_code = (below.beam * log_probs.shape[2])[..., None]
         totals = log_probs.flatten(1).gather(1, (first_code + below.codes).flatten(1)).float()
-        totals = totals.view(below.codes.shape) + scores.gather(1, below.beam)[..., None]
-        totals.masked_fill_(below.is_closed, -torch.inf)  # (batch, row, slot)
+        totals = totals.view(below.codes.shape)  # (batch, row, slot)
+        totals += scores.gather(1, below.beam)[..., None]
+        totals += below.mask
         if blocked is not None:
             _close(totals, below.first_edge, blocked[depth])
 
