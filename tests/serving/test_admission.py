@@ -97,7 +97,7 @@ def test_a_burst_may_wait_and_in_a_flood_less_than_a_call() -> None:
             calm = await held.ask(30)
             await end(held, worker)
 
-        assert (burst, early, late, standing, dry) == (20, 4, 0, 3, 3)
+        assert (burst, early, late, standing, dry) == (20, 4, 0, 2, 2)
         assert calm >= 20
 
     run(scenario())
