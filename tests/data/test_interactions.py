@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bbqrec.data.config import PrepareConfig
 from bbqrec.data.event_log import EventLog
 from bbqrec.data.interactions import build_log, parse_times
 from bbqrec.data.lines import Rejected
-from bbqrec.data.prepare import PrepareConfig
 from bbqrec.data.raw import RawData
 from bbqrec.data.records import LINE
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from bbqrec.data.config import PrepareConfig
 from bbqrec.data.dataset import Cases
 from bbqrec.data.event_log import EventLog
-from bbqrec.data.prepare import PrepareConfig
 from bbqrec.data.splits import split_log
 
 

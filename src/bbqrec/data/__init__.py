@@ -2,6 +2,7 @@
 
 from bbqrec.data.catalog import TEXT_SEPARATOR, load_texts
 from bbqrec.data.collected import Collected, Event, Found, PostedItem, hash_user
+from bbqrec.data.config import PrepareConfig
 from bbqrec.data.dataset import Cases, Dataset, Sequences
 from bbqrec.data.drawn_shop import Oracle, draw_shop
 from bbqrec.data.exchange import (
@@ -15,7 +16,7 @@ from bbqrec.data.exchange import (
 )
 from bbqrec.data.images import ImageFile, has_images, iter_images, read_images
 from bbqrec.data.lcrec import write_lcrec
-from bbqrec.data.prepare import PrepareConfig, load_weights, prepare
+from bbqrec.data.prepare import load_weights, prepare
 from bbqrec.data.vectors import read_vectors, vectors_of
 
 __all__ = [

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bbqrec.data.catalog import ITEMS_FILE, TEXT_SEPARATOR, unescape
 from bbqrec.data.collected import PostedItem
-from bbqrec.data.prepare import PrepareConfig
+from bbqrec.data.config import PrepareConfig
 from bbqrec.data.tables import IMAGE_SUFFIXES
 from bbqrec.errors import DataError
 from bbqrec.storage import write_bytes

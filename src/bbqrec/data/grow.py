@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from bbqrec.data.collected import Collected, Event, Found, hash_user
+from bbqrec.data.config import PrepareConfig
 from bbqrec.data.dataset import Dataset
 from bbqrec.data.event_log import LOG_FILE, EventLog
 from bbqrec.data.gather import add_items
@@ -29,7 +30,7 @@ from bbqrec.data.interactions import (
     without_repeats,
 )
 from bbqrec.data.lines import Rejected
-from bbqrec.data.prepare import LEFT_OUT_FILE, REJECTED_FILE, WEIGHTS_FILE, PrepareConfig
+from bbqrec.data.prepare import LEFT_OUT_FILE, REJECTED_FILE, WEIGHTS_FILE
 from bbqrec.data.raw import RawData
 from bbqrec.data.splits import split_log
 from bbqrec.data.statistics import describe

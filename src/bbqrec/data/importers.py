@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from bbqrec.data.amazon import find_files, read_amazon
+from bbqrec.data.config import PrepareConfig
 from bbqrec.data.lines import Rejected, base_name, first_line
-from bbqrec.data.prepare import PrepareConfig
 from bbqrec.data.published import read_lcrec, read_movielens, read_recbole, read_sequences
 from bbqrec.data.raw import RawData
 from bbqrec.data.records import Layout

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from bbqrec.data.config import PrepareConfig
 from bbqrec.data.event_log import EventLog
 from bbqrec.data.lines import Rejected
-from bbqrec.data.prepare import PrepareConfig
 from bbqrec.data.raw import RawData
 from bbqrec.data.records import LINE
 from bbqrec.errors import DataError

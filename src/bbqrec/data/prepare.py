@@ -2,14 +2,12 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 
-from bbqrec.config import Config
+from bbqrec.data.config import PrepareConfig
 from bbqrec.data.dataset import Dataset
 from bbqrec.errors import DataError
 from bbqrec.storage import read_tensors, write_bytes, write_json, write_tensors
@@ -19,52 +17,6 @@ logger = logging.getLogger(__name__)
 WEIGHTS_FILE = "weights.safetensors"
 REJECTED_FILE = "rejected.jsonl"
 LEFT_OUT_FILE = "left_out.json"  # items that the source describes, but of which too little is known
-
-Column = Literal[
-    "user_id", "item_id", "timestamp", "position", "event", "rating", "weight", "image"
-]
-Format = Literal["auto", "folder", "table", "amazon", "recbole", "movielens", "lcrec", "s3rec"]
-
-
-class PrepareConfig(Config):
-    """How a source is read, filtered, ordered and split.
-
-    Args:
-        format: who wrote the source; "auto" looks at its files.
-        columns: our name -> the file's, for tables with names of their own.
-        header: column names of a table whose first line is data already.
-        time_format: strptime pattern of dates that are not ISO 8601.
-        text_columns: which item columns are text, in this order; None takes every string column.
-        event_weights: event type -> weight; types not named here, or at 0, are dropped.
-        latest: how many of each user's latest interactions stay, before the k-core; None is all.
-        min_user, min_item: k-core bounds, in interactions; 1 keeps everybody.
-        repeats: which interactions of a repeated user-item pair stay.
-        ties: order of one user's events at one time: as in the source, or shuffled by `seed`.
-        cold_share: how many items the cold split removes from all training.
-        max_bad_share: how many lines of a file may be unusable before the job ends.
-    """
-
-    format: Format = "auto"
-    columns: dict[Column, str] = Field({})
-    header: tuple[str, ...] | None = None
-    delimiter: str | None = Field(None, min_length=1, max_length=1)
-    encoding: str | None = None
-    time_format: str | None = None
-    text_columns: tuple[str, ...] | None = None
-    title_column: str | None = None
-    event_weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
-    min_rating: float | None = Field(None, allow_inf_nan=False)
-    latest: int | None = Field(None, ge=1)
-    min_user: int = Field(1, ge=1)
-    min_item: int = Field(1, ge=1)
-    repeats: Literal["keep", "first", "last"] = "keep"
-    ties: Literal["source", "random"] = "source"
-    split: Literal["leave_one_out", "temporal", "cold"] = "leave_one_out"
-    validation_share: float = Field(0.1, gt=0, lt=0.5)
-    test_share: float = Field(0.1, gt=0, lt=0.5)
-    cold_share: float = Field(0.05, gt=0, lt=1)
-    seed: int = Field(0, ge=0)
-    max_bad_share: float = Field(0.01, ge=0, lt=1)
 
 
 def prepare(source: Path, out_dir: Path, config: PrepareConfig) -> Dataset:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bbqrec.data.config import PrepareConfig
 from bbqrec.data.dataset import Cases, Sequences
 from bbqrec.data.event_log import EventLog
-from bbqrec.data.prepare import PrepareConfig
 from bbqrec.errors import DataError
 
 
