@@ -14,12 +14,13 @@ from rich.text import Text
 from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset, PrepareConfig, prepare
 from bbqrec.features import Features, default_encoders, standardize
-from bbqrec.pipeline import STAGES, check_size
+from bbqrec.pipeline import STAGES
 from bbqrec.recommender import ItemTables
 from bbqrec.run_config import RunConfig
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.source import source_to_prepare
 from bbqrec.stage_keys import kept_stages
+from bbqrec.stages import check_size
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
 from bbqrec.training.loop import LoopConfig, Recipe, num_epochs, seconds_per_step
 from bbqrec.training.recommender import make_recipe

@@ -23,14 +23,7 @@ from bbqrec.errors import ConfigError, StorageError
 from bbqrec.features import encode_more
 from bbqrec.lineage import LINEAGE_FILE, finished_versions, update_of, use_version
 from bbqrec.new_items import NewItems, new_content
-from bbqrec.pipeline import (
-    announce,
-    check_size,
-    choose_device,
-    evaluate_stage,
-    write_model,
-    write_tokens,
-)
+from bbqrec.pipeline import choose_device
 from bbqrec.prepared import set_aside
 from bbqrec.recommend import Recommender
 from bbqrec.recommender import (
@@ -46,6 +39,7 @@ from bbqrec.report import write_report
 from bbqrec.run_config import RunConfig
 from bbqrec.source import source_fingerprint
 from bbqrec.stage_keys import encode_key, evaluate_key, tokenize_key, train_key
+from bbqrec.stages import announce, check_size, evaluate_stage, write_model, write_tokens
 from bbqrec.storage import read_json, read_tensors, write_json, write_tensors
 from bbqrec.training.recommender import fit_recommender
 from bbqrec.training.tracking import tracked_by
