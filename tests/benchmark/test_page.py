@@ -75,6 +75,7 @@ def start(source: dict[str, Path], tmp_path: Path) -> Callable[[BenchmarkConfig]
 
 def put(config: BenchmarkConfig, out: Path, key: CellKey, **ranks: Ranks) -> None:
     """A model's cell with these ranks: of validation, and of test where they differ."""
+    kind = config.rows[key.row].kind
     by_split = {"validation": ranks["validation"], "test": ranks.get("test", ranks["validation"])}
     evaluations = {
         split: Evaluation(
@@ -93,10 +94,10 @@ def put(config: BenchmarkConfig, out: Path, key: CellKey, **ranks: Ranks) -> Non
     lists = Lists(coverage=0.5, novelty_bits=9.0, filled=1.0, users_per_s=100.0)
     cell = Cell(
         row=key.row,
-        kind="model",
+        kind=kind,
         seed=key.seed,
         dataset=CellStore(out / "cells", key.data).cases()["dataset"],
-        settings=relevant_settings("model", config.run_config(key)),
+        settings=relevant_settings(kind, config.run_config(key)),
         environment=environment(),
         finished="2025-03-01T10:00:00+00:00",
         facts={"num_parameters": 1234567, "seconds": {"tokenize": 12.0, "train": 196.0}},
@@ -230,6 +231,20 @@ def test_on_the_test_the_row_is_still_chosen_on_validation(
     assert "careful is better than SASRec" in test.text
     assert "careful was the best of 3 rows on validation" in test.text
     assert "The highest mean here is that of lucky, which validation did not choose." in test.text
+
+
+def test_a_control_is_shown_but_never_chosen(start: Callable[[BenchmarkConfig], Path]) -> None:
+    rows = {"popularity": {"kind": "popularity"}, "SASRec": {}, "ours": {}}
+    config = matrix("SASRec", rows={**rows, "control": {"kind": "shuffled"}})
+    out = start(config)
+    for key, share in zip(config.cells()[1:], (0.2, 0.6, 0.9), strict=True):
+        put(config, out, key, validation=drawn(share, seed=len(key.row)))
+
+    page = show(config, out)
+
+    assert "ours is better than SASRec" in page.text
+    assert "picked from 2 rows" in page.text
+    assert "control" in page.text
 
 
 def test_the_spread_over_seeds_is_set_beside_the_difference(

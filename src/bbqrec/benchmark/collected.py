@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbqrec.benchmark.cells import Cell, CellStore, made_with
-from bbqrec.benchmark.config import SEEDED, BenchmarkConfig, CellKey
+from bbqrec.benchmark.config import CONTROLS, SEEDED, BenchmarkConfig, CellKey
 from bbqrec.errors import DataError
 from bbqrec.evaluation import (
     HISTORY_SETTINGS,
@@ -85,7 +85,8 @@ def choose_row(table: DataSetTables) -> str | None:
     """The row that validation chooses, whatever split is shown; None beside a lone reference.
 
     Highest mean of the main metric, history items removed. Choosing on the split that is shown
-    would pick the luckiest row and report its luck.
+    would pick the luckiest row and report its luck. Controls are there to be beaten, not to be
+    chosen.
     """
     evaluation = table.evaluation
     means = {
@@ -98,7 +99,7 @@ def choose_row(table: DataSetTables) -> str | None:
             ]
         )
         for row in table.rows
-        if row.name != evaluation.reference
+        if row.name != evaluation.reference and row.cells[0].kind not in CONTROLS
     }
     return max(means, key=lambda name: means[name]) if means else None
 

@@ -12,7 +12,9 @@ from bbqrec.run_config import RunConfig
 
 Settings = dict[str, Any]
 
-TRAINED = ("model", "shuffled", "warm_start")
+CONTROLS = ("shuffled", "warm_start")
+"""Kinds of rows that show what a part is worth; nobody would use them."""
+TRAINED = ("model", *CONTROLS)
 """Kinds of rows with a run, hence settings, of their own."""
 SEEDED = (*TRAINED, "merged")
 """Kinds of rows whose results change with the seed."""

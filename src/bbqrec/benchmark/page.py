@@ -9,7 +9,7 @@ import orjson
 
 from bbqrec.benchmark.cells import Cell
 from bbqrec.benchmark.collected import DataSetTables, Row, choose_row
-from bbqrec.benchmark.config import SEEDED, BenchmarkConfig, slug
+from bbqrec.benchmark.config import CONTROLS, SEEDED, BenchmarkConfig, slug
 from bbqrec.evaluation import Interval
 from bbqrec.report import (
     SETTINGS,
@@ -165,7 +165,11 @@ def _section(config: BenchmarkConfig, table: DataSetTables) -> Section:
 def _choice(table: DataSetTables, chosen: str, kinds: Mapping[str, str]) -> Choice:
     evaluation = table.evaluation
     lines = {setting: headline(evaluation, chosen, setting) for setting in SETTINGS}
-    others = [name for name, _ in ordered(evaluation) if name != evaluation.reference]
+    others = [
+        name
+        for name, _ in ordered(evaluation)
+        if name != evaluation.reference and kinds[name] not in CONTROLS
+    ]
     deviations = {
         row.name: row.deviation(table.store, evaluation.split, "filtered", evaluation.main_metric)
         for row in table.rows
