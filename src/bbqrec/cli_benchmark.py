@@ -1,5 +1,6 @@
 """The commands that compare: a matrix of models, or the lists of anybody's recommender."""
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -33,6 +34,10 @@ def benchmark(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="ROW", help="Make this row (repeatable).")
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="ROW", help="Compare with this row, not CONFIG's."),
+    ] = None,
     final: Annotated[
         bool, typer.Option("--final", help="Show test results; the look is logged.")
     ] = False,
@@ -52,14 +57,18 @@ def benchmark(
         from bbqrec.evaluation import overall_table
         from bbqrec.pipeline import choose_device
 
-        matrix = BenchmarkConfig.parse(read_settings(config), source=str(config))
+        values = read_settings(config)
+        if reference is not None:
+            values["reference"] = reference
+        matrix = BenchmarkConfig.parse(values, source=str(config))
         chosen = choose_device(device)
         # A folder each: two benchmarks may name a row alike and mean something else.
         out, work = out / config.stem, work / config.stem
         run_benchmark(
             matrix, data_dir=data, out_dir=out, work_dir=work, device=chosen, only=tuple(only or ())
         )
-        command = f"bbqrec benchmark {config} --data DATA{' --final' if final else ''}"
+        named = f" --reference {shlex.quote(reference)}" if reference is not None else ""
+        command = f"bbqrec benchmark {config} --data DATA{named}{' --final' if final else ''}"
         path, tables = write_tables(
             matrix, name=config.stem, command=command, out_dir=out, final=final
         )

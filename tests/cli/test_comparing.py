@@ -46,6 +46,12 @@ def test_a_benchmark_runs_continues_and_writes_its_tables(data: Path, tmp_path: 
     assert "| item-kNN | 1 |" in table
     assert "--final` from the cells" in table
 
+    invoke("benchmark", config, *folders, "--reference", "item-kNN")
+
+    table = (tmp_path / "results" / "bench" / "bench.md").read_text()
+    assert "--reference item-kNN` from the cells" in table
+    assert "| against item-kNN |" in table
+
 
 def test_benchmarks_that_name_a_row_alike_keep_their_own_cells(data: Path, tmp_path: Path) -> None:
     for name, latest in (("one", 5), ("two", 6)):
