@@ -136,7 +136,7 @@ def test_fields_that_do_not_exist_are_named_with_what_was_probably_meant(
         ({"content-type": "application/x-www-form-urlencoded"}, b"a=b", 415),
         ({"content-type": "multipart/form-data; boundary=x"}, b"--x--", 415),
         ({}, b"{}", 415),
-        ({**JSON, "content-encoding": "gzip"}, gzip.compress(b"{}"), 415),
+        ({**JSON, "content-encoding": "gzip"}, gzip.compress(b"{}", mtime=0), 415),
         ({**JSON, "x-large": "x" * 70_000}, b"{}", 431),
         ({**JSON, "host": "evil.example"}, b"{}", 421),
         ({**JSON, "sec-fetch-site": "cross-site"}, b"{}", 403),
