@@ -7,7 +7,7 @@ import httpx
 import pytest
 from looking import Look, get, names, offers, recommended, settled, taken
 from on_socket import on_socket
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from bbqrec.serving import EventStore, ServeConfig, Service
 
@@ -85,6 +85,28 @@ def test_only_what_a_search_finds_may_come(site: str, look: Look) -> None:
     assert offers(page)
     page.get_by_role("button", name="Allow everything").click()
     assert not set(offers(page)) <= allowed
+
+
+def test_where_a_search_finds_too_many_to_allow_all_that_is_said(site: str, look: Look) -> None:
+    page = look(site)
+    found = get(site, "/v1/search", q="mug", k=1000)
+    many = [found["items"][place % len(found["items"])] for place in range(1000)]
+
+    def answer(route: Route) -> None:
+        route.fulfill(json={**found, "items": many})
+
+    page.route(re.compile("/v1/search.*k=1000"), answer)
+    search(page, "mug")
+    page.get_by_role("button", name="Recommend only what “mug” finds").click()
+    settled(page)
+
+    assert names(page.locator(".tags li > span")) == [
+        "only “mug”, no more than the first 1,000 items"
+    ]
+    page.unroute(re.compile("/v1/search.*k=1000"))
+    page.reload()
+    page.wait_for_selector(".tags")
+    assert names(page.locator(".tags li > span")) == [f"only “mug”, {len(found['items'])} items"]
 
 
 def test_items_taken_may_come_again_where_that_is_asked_for(site: str, look: Look) -> None:

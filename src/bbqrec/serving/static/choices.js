@@ -1,6 +1,7 @@
 // What somebody chose on the first view. The address keeps it, so it can be shared and comes back.
 
-import { get } from "./api.js";
+import { get, Problem } from "./api.js";
+import { count, some } from "./dom.js";
 
 const MAX_ALLOWED = 10_000;
 const PAGE = 1000;
@@ -8,7 +9,8 @@ const PAGE = 1000;
 export class Choices {
   /**
    * taken: items, oldest first; refused: items never wanted;
-   * only: {kind: "words" or "branch", value, label, ids}, or null for the whole catalog.
+   * only: {kind: "words" or "branch", value, label, ids, extent}, or null for the whole catalog;
+   * `extent` says in words how many the ids are, and where they are not all.
    */
   constructor() {
     this.taken = [];
@@ -56,25 +58,39 @@ export class Choices {
 /** Only what a search for `words` finds. */
 export async function onlyWords(words) {
   const { items } = await get("v1/search", { q: words, k: PAGE });
-  return { kind: "words", value: words, label: `“${words}”`, ids: items.map((i) => i.item_id) };
+  // A search does not say how many more it would find.
+  const extent =
+    items.length < PAGE ? some(items.length, "item") : `no more than the first ${count(PAGE)} items`;
+  const ids = items.map((item) => item.item_id);
+  return { kind: "words", value: words, label: `“${words}”`, ids, extent };
 }
 
 /** Only the items whose semantic ID begins with `prefix`, as in "17.3". */
 export async function onlyBranch(prefix) {
   const ids = [];
-  for (let start = 0, size = 1; start < Math.min(size, MAX_ALLOWED); start += PAGE) {
+  let size = 1;
+  for (let start = 0; start < Math.min(size, MAX_ALLOWED); start += PAGE) {
     const found = await get("v1/tree/items", { prefix, start, k: PAGE });
     size = found.size;
     ids.push(...found.items.map((item) => item.item_id));
   }
-  return { kind: "branch", value: prefix, label: `codes ${prefix.replaceAll(".", " ")}`, ids };
+  const extent =
+    ids.length < size
+      ? `no more than the first ${count(ids.length)} of ${count(size)} items`
+      : some(size, "item");
+  const label = `codes ${prefix.replaceAll(".", " ")}`;
+  return { kind: "branch", value: prefix, label, ids, extent };
 }
+
+// By the server's word on the item: it is unknown or withdrawn. Having too much to do is no such word.
+const isRefused = (status) => status >= 400 && status < 500 && status !== 429;
 
 async function named(itemId) {
   try {
     const { title } = await get(`v1/items/${encodeURIComponent(itemId)}`);
     return { item_id: itemId, title };
-  } catch {
-    return { item_id: itemId, title: itemId }; // unknown or withdrawn: the answer says so
+  } catch (error) {
+    if (!(error instanceof Problem) || !isRefused(error.status)) throw error;
+    return { item_id: itemId, title: itemId }; // the answer says so
   }
 }

@@ -212,7 +212,7 @@ class TryView {
           "ul",
           { class: "tags" },
           only &&
-            tag(`only ${only.label}, ${some(only.ids.length, "item")}`, "Allow everything", () => {
+            tag(`only ${only.label}, ${only.extent}`, "Allow everything", () => {
               this.choices.only = null;
               this.changed("Everything may come.");
             }),
