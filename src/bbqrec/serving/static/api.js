@@ -93,10 +93,13 @@ export async function showPicture(image, itemId, fail) {
     image.src = new URL(path, document.baseURI).href;
     return;
   }
-  const response = await send(path).catch(() => null); // an image element sends no token
-  if (!response?.ok) return fail();
+  // An image element sends no token.
+  const picture = await send(path)
+    .then((response) => (response.ok ? response.blob() : null))
+    .catch(() => null);
+  if (!picture) return fail();
   image.addEventListener("load", () => URL.revokeObjectURL(image.src));
-  image.src = URL.createObjectURL(await response.blob());
+  image.src = URL.createObjectURL(picture);
 }
 
 function query(parameters) {

@@ -1,6 +1,7 @@
 // A search box with pictures below it: arrows walk through them, Enter takes the first.
 
-import { get, Problem } from "./api.js";
+import { get } from "./api.js";
+import { attempt, problem, unsay } from "./attempt.js";
 import { h, renew, say, some } from "./dom.js";
 import { picture } from "./tile.js";
 
@@ -9,16 +10,17 @@ let number = 0;
 
 export class SearchBox {
   /**
-   * label: of the box; verb: what choosing does, as in "Take"; choose: called with an item;
+   * label: of the box; verb: what choosing does, as in "Take"; choose: called with an item, may
+   * fail;
    * below: (words, items) -> an element under the results, or null; k: how many are shown.
    */
   constructor({ label, verb, choose, below = () => null, k = 12, showsPopular = true }) {
     this.verb = verb;
-    this.choose = choose;
+    this.choose = (item) => attempt(this.hits, () => choose(item));
     this.below = below;
     this.k = k;
     this.showsPopular = showsPopular;
-    this.items = [];
+    this.forget();
     const id = `search-${++number}`;
     this.input = h("input", {
       id,
@@ -47,10 +49,18 @@ export class SearchBox {
     this.waiting = setTimeout(() => this.find(), WAIT_MS);
   }
 
+  /** What was found before must not be chosen any more, nor come in late. */
+  forget() {
+    this.asked?.abort();
+    this.items = [];
+    this.words = null; // that `items` were found by
+  }
+
   async find() {
     const words = this.input.value.trim();
+    this.forget();
+    unsay(this.hits);
     if (!words && !this.showsPopular) return renew(this.hits);
-    this.asked?.abort();
     this.asked = new AbortController();
     try {
       const { items } = await get("v1/search", { q: words, k: this.k }, this.asked.signal);
@@ -59,8 +69,7 @@ export class SearchBox {
       this.draw(words, items);
     } catch (error) {
       if (error.name === "AbortError") return;
-      if (!(error instanceof Problem)) throw error;
-      renew(this.hits, h("p", { class: "problem", role: "alert" }, error.message));
+      renew(this.hits, problem(error));
     }
   }
 

@@ -1,6 +1,7 @@
 // The ID tree: the catalog by the codes of its semantic IDs, as walls of pictures.
 
 import { get } from "./api.js";
+import { attempt } from "./attempt.js";
 import { count, h, percent, renew, s, some, times } from "./dom.js";
 import { SearchBox } from "./search.js";
 import { chips, picture, wall } from "./tile.js";
@@ -24,10 +25,10 @@ class TreeView {
   }
 
   start(branch) {
-    this.drawCodes(branch);
     const isWhole = branch.prefix.length === 0;
     const isLast = branch.codebook_size === null;
-    if (!isWhole) this.moreItems([]);
+    if (!isLast) this.drawCodes(branch, branch.codes);
+    if (!isWhole) this.firstItems();
     return [
       h("div", { class: "intro" }, this.crumbs(branch), this.heading(branch)),
       isWhole && this.finder(),
@@ -36,6 +37,7 @@ class TreeView {
           "section",
           { "aria-labelledby": "codes" },
           this.usage(branch),
+          branch.num_codes > 2 && this.orders(branch),
           this.codes,
         ),
       !isWhole && h("section", { "aria-labelledby": "items" }, this.items),
@@ -151,39 +153,39 @@ class TreeView {
     ];
   }
 
-  drawCodes(branch, codes = branch.codes) {
-    const largest = Math.max(...Object.values(branch.sizes), 1);
-    const again = async (start) => {
-      const more = await get("v1/tree", {
-        prefix: this.place,
-        order: this.order,
-        start,
-        k: CARDS,
-      });
-      this.drawCodes(branch, start ? [...codes, ...more.codes] : more.codes);
+  orders(branch) {
+    const line = h("p", { class: "line" });
+    const choose = async ({ target }) => {
+      const isTold = await attempt(line, () => this.moreCodes(branch, target.value, []));
+      if (isTold) target.value = this.order;
     };
+    line.append(
+      h("label", { for: "order" }, "in the order of"),
+      h(
+        "select",
+        { id: "order", onchange: choose },
+        Object.entries(ORDERS).map(([value, words]) =>
+          h("option", { value, selected: value === this.order }, words),
+        ),
+      ),
+    );
+    return line;
+  }
+
+  /** Ask for the codes that follow those shown, in `order`; they stay where that fails. */
+  async moreCodes(branch, order, shown) {
+    this.asked?.abort();
+    this.asked = new AbortController();
+    const asked = { prefix: this.place, order, start: shown.length, k: CARDS };
+    const found = await get("v1/tree", asked, this.asked.signal);
+    this.order = order;
+    this.drawCodes(branch, [...shown, ...found.codes]);
+  }
+
+  drawCodes(branch, codes) {
+    const largest = Math.max(...Object.values(branch.sizes), 1);
     renew(
       this.codes,
-      branch.num_codes > 2 &&
-        h(
-          "p",
-          { class: "line" },
-          h("label", { for: "order" }, "in the order of"),
-          h(
-            "select",
-            {
-              id: "order",
-              "data-key": "order",
-              onchange: (event) => {
-                this.order = event.target.value;
-                again(0);
-              },
-            },
-            Object.entries(ORDERS).map(([value, words]) =>
-              h("option", { value, selected: value === this.order }, words),
-            ),
-          ),
-        ),
       h(
         "ul",
         { class: "branches" },
@@ -196,7 +198,8 @@ class TreeView {
             type: "button",
             class: "small",
             "data-key": "more codes",
-            onclick: () => again(codes.length),
+            onclick: () =>
+              attempt(this.codes, () => this.moreCodes(branch, this.order, codes)),
           },
           `Show more of ${count(branch.num_codes)} codes`,
         ),
@@ -235,6 +238,17 @@ class TreeView {
   }
 
   // --- the items themselves
+  async firstItems() {
+    const isTold = await attempt(this.items, () => this.moreItems([]));
+    if (!isTold) return;
+    const again = h(
+      "button",
+      { type: "button", class: "small", "data-key": "again", onclick: () => this.firstItems() },
+      "Try again",
+    );
+    renew(this.items, h("h2", { id: "items" }, "The items"), again);
+  }
+
   async moreItems(before) {
     const found = await get("v1/tree/items", {
       prefix: this.place,
@@ -274,7 +288,7 @@ class TreeView {
             type: "button",
             class: "small",
             "data-key": "more items",
-            onclick: () => this.moreItems(items),
+            onclick: () => attempt(this.items, () => this.moreItems(items)),
           },
           "Show more",
         ),

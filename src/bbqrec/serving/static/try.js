@@ -1,6 +1,7 @@
 // Try it: search, take items, see what comes next.
 
-import { get, post, Problem } from "./api.js";
+import { get, post } from "./api.js";
+import { attempt, problem } from "./attempt.js";
 import { Choices, onlyWords } from "./choices.js";
 import { count, h, percent, renew, say, some } from "./dom.js";
 import { SearchBox } from "./search.js";
@@ -223,10 +224,13 @@ class TryView {
 
   onlyThese(words, items) {
     if (!words || !items.length) return null;
-    return button(`Recommend only what “${words}” finds`, "only", async () => {
+    const only = async () => {
       this.choices.only = await onlyWords(words);
       this.changed(`Only what ${words} finds may come.`);
-    });
+    };
+    return button(`Recommend only what “${words}” finds`, "only", () =>
+      attempt(this.search.hits, only),
+    );
   }
 
   // --- what comes next
@@ -242,8 +246,7 @@ class TryView {
       say(`${words} ${first ? `First comes ${first.title}.` : "Nothing can be recommended."}`);
     } catch (error) {
       if (error.name === "AbortError") return;
-      if (!(error instanceof Problem)) throw error;
-      renew(this.next, h("p", { class: "problem", role: "alert" }, error.message));
+      renew(this.next, problem(error));
     }
     this.next.removeAttribute("aria-busy");
   }

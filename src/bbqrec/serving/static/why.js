@@ -1,6 +1,7 @@
 // Why this item? What the model itself says: its score in parts, what it read, code by code.
 
 import { post } from "./api.js";
+import { problem } from "./attempt.js";
 import { sumBars } from "./charts.js";
 import { count, h, percent, signed } from "./dom.js";
 import { picture } from "./tile.js";
@@ -39,7 +40,7 @@ export async function showWhy(request, place, item) {
     const explained = await explain(request, place, item);
     body.replaceChildren(...draw(explained, item));
   } catch (error) {
-    body.replaceChildren(h("p", { class: "problem", role: "alert" }, error.message));
+    body.replaceChildren(problem(error));
   }
   body.removeAttribute("aria-busy");
 }
