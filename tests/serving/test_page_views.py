@@ -1,6 +1,7 @@
 """The tree of IDs and the run in a real browser: they show what the API says."""
 
 import re
+import shutil
 from pathlib import Path
 
 import httpx
@@ -217,6 +218,29 @@ def test_what_is_withdrawn_or_posted_changes_the_page(
         page.get_by_label("Search the catalog").fill("quixo")
         page.get_by_role("button", name="Take Quixotic dotted table lamp").first.click()
         settled(page)
+def test_the_footer_names_the_version_that_answers(
+    run: Path, other_version: Path, tmp_path: Path, look: Look
+) -> None:
+    served = shutil.copytree(run, tmp_path / "run")
+    config = ServeConfig(admin_token="sesame")
+    with on_socket(Service(served, EventStore(str(tmp_path / "events")), config)) as address:
+        page = look(address)
+        about = page.locator("#about")
+        before = get(address, "/v1/catalog")["model_version"]
+        expect(about).to_contain_text(f"Version {before} of")
+        shutil.rmtree(served)
+        shutil.copytree(other_version, served)
+        admin = {"Authorization": "Bearer sesame"}
+        httpx.post(f"{address}/v1/admin/reload", headers=admin, timeout=60).raise_for_status()
+        after = get(address, "/v1/catalog")["model_version"]
+        assert after != before
+
+        page.locator(".examples button").first.click()
+
+        expect(about).to_contain_text(f"Version {after} of")
+        settled(page)
+
+
         assert page.locator(".strip li").count() == 1
         ids = [i["item_id"] for i in get(address, "/v1/search", q=gone["item_id"])["items"]]
         assert gone["item_id"] not in ids

@@ -3,6 +3,11 @@
 import { h } from "./dom.js";
 
 const KEY = "bbqrec token"; // of this tab only, and gone with it
+let version = null; // of the model that answered last
+let tellVersion = () => {};
+
+/** Have `tell` called when another version begins to answer. */
+export const onVersion = (tell) => (tellVersion = tell);
 
 export class Problem extends Error {
   constructor(status, message) {
@@ -32,8 +37,17 @@ async function ask(path, options) {
     options.signal?.throwIfAborted();
     if (response.ok) throw new Problem(0, "The server's answer broke off; ask again.");
   }
-  if (response.ok) return body;
+  if (response.ok) {
+    notice(body.model_version);
+    return body;
+  }
   throw new Problem(response.status, body.detail ?? `The server answered ${response.status}.`);
+}
+
+function notice(found) {
+  if (found === undefined || found === version) return;
+  version = found;
+  tellVersion(version);
 }
 
 async function send(path, options = {}) {

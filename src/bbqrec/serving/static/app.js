@@ -1,6 +1,6 @@
 // Which view is open, by the address after #; the theme; what is served.
 
-import { get } from "./api.js";
+import { get, onVersion } from "./api.js";
 import { count, h, s } from "./dom.js";
 import { showRun } from "./run.js";
 import { usePictures } from "./tile.js";
@@ -10,6 +10,7 @@ import { showTry } from "./try.js";
 const VIEWS = { try: showTry, tree: showTree, run: showRun };
 const TITLES = { try: "Try it", tree: "The ID tree", run: "The run" };
 const main = document.getElementById("view");
+const about = document.getElementById("about");
 let catalog = null;
 let shown = null;
 let turn = 0;
@@ -44,9 +45,20 @@ async function learn() {
   const found = await get("v1/catalog");
   usePictures(found.has_pictures, found.picture_ratio);
   const { source, num_items: items, num_users: users, model_version: version } = found;
-  document.getElementById("about").textContent =
+  about.textContent =
     `Version ${version} of ${source}: ${count(items)} items, ${count(users)} people.`;
   return found;
+}
+
+/** Another version answers: the views that are open go on with what is known of it. */
+async function learnAgain(version) {
+  if (catalog === null || catalog.model_version === version) return;
+  about.textContent = `Version ${version}.`;
+  try {
+    Object.assign(catalog, await learn());
+  } catch {
+    // The footer has the version; what else is asked says what is wrong.
+  }
 }
 
 function trouble(error) {
@@ -109,5 +121,6 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
 });
+onVersion(learnAgain);
 addEventListener("hashchange", open);
 open();
