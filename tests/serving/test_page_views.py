@@ -156,10 +156,27 @@ def test_the_run_shows_the_numbers_of_the_evaluation(site: str, look: Look) -> N
     )
     assert page.locator(".levels figure").count() == len(run["codes"]["levels"]) == 3
     num_heats = len(run["learned"]["heat_tables"]) + len(run["learned"]["neighbors"])
-    assert page.locator("table.heat").count() >= num_heats
+    assert page.locator("table.heat, #similarity ~ .note").count() >= num_heats
     first = run["learned"]["heat_tables"][0]["rows"][0][1][0]["value"]
     shown_value = page.locator("table.heat td").first.inner_text().replace("−", "-")
     assert float(shown_value) == pytest.approx(first, abs=0.0006)
+
+
+def test_of_a_table_that_learned_nothing_that_is_said(site: str, look: Look) -> None:
+    run = get(site, "/v1/run")
+    for table in (run["learned"]["heat_tables"][0], run["learned"]["neighbors"][0]):
+        table["largest"] = 0.0
+    zeros = [run["learned"]["heat_tables"][0]["name"], run["learned"]["neighbors"][0]["name"]]
+    page = look(site)
+    page.route("**/v1/run", lambda route: route.fulfill(json=run))
+    page.goto(f"{site}/#/run")
+    page.wait_for_selector(".charts")
+
+    captions = names(page.locator("table.heat caption"))
+    notes = names(page.locator("#similarity ~ .note"))
+    for words in (f"Likeness by {zeros[0]}", f"Neighbors by {zeros[1]}"):
+        assert words not in captions
+        assert any(note.startswith(f"{words}: every number is 0.00") for note in notes)
 
 
 def test_a_curve_can_be_read_with_the_pointer(site: str, look: Look) -> None:
@@ -201,23 +218,6 @@ def test_the_views_are_three_links_and_say_which_is_open(site: str, look: Look) 
     settled(page)
 
 
-def test_what_is_withdrawn_or_posted_changes_the_page(
-    evaluated: Path, events: Path, look: Look
-) -> None:
-    with on_socket(Service(evaluated, EventStore(str(events)), ServeConfig())) as address:
-        gone = get(address, "/v1/search")["items"][0]
-        before = get(address, "/v1/tree")["size"]
-        httpx.delete(f"{address}/v1/items/{gone['item_id']}").raise_for_status()
-        new = {"item_id": "NEW-1", "title": "Quixotic dotted table lamp"}
-        httpx.post(f"{address}/v1/items", json=new).raise_for_status()
-        page = look(address)
-
-        assert gone["title"] not in names(page.locator(".hits .name")) or sum(
-            item["title"] == gone["title"] for item in get(address, "/v1/search")["items"]
-        )
-        page.get_by_label("Search the catalog").fill("quixo")
-        page.get_by_role("button", name="Take Quixotic dotted table lamp").first.click()
-        settled(page)
 def test_the_footer_names_the_version_that_answers(
     run: Path, other_version: Path, tmp_path: Path, look: Look
 ) -> None:
@@ -241,6 +241,23 @@ def test_the_footer_names_the_version_that_answers(
         settled(page)
 
 
+def test_what_is_withdrawn_or_posted_changes_the_page(
+    evaluated: Path, events: Path, look: Look
+) -> None:
+    with on_socket(Service(evaluated, EventStore(str(events)), ServeConfig())) as address:
+        gone = get(address, "/v1/search")["items"][0]
+        before = get(address, "/v1/tree")["size"]
+        httpx.delete(f"{address}/v1/items/{gone['item_id']}").raise_for_status()
+        new = {"item_id": "NEW-1", "title": "Quixotic dotted table lamp"}
+        httpx.post(f"{address}/v1/items", json=new).raise_for_status()
+        page = look(address)
+
+        assert gone["title"] not in names(page.locator(".hits .name")) or sum(
+            item["title"] == gone["title"] for item in get(address, "/v1/search")["items"]
+        )
+        page.get_by_label("Search the catalog").fill("quixo")
+        page.get_by_role("button", name="Take Quixotic dotted table lamp").first.click()
+        settled(page)
         assert page.locator(".strip li").count() == 1
         ids = [i["item_id"] for i in get(address, "/v1/search", q=gone["item_id"])["items"]]
         assert gone["item_id"] not in ids

@@ -255,15 +255,11 @@ function similarity({ heat_tables: tables, repeats, neighbors, ages }) {
       tables.length
         ? [
             h("p", {}, "How much more (warm) or less (cool) one item of a history attends to another, by how alike the two are. Attention begins without any of this; every number was learned."),
-            h("div", { class: "heats" }, tables.map((table) =>
-              heatTable({
-                caption: `Likeness by ${table.name.replaceAll("_", " ")}`,
-                corner: "pair of items",
-                columns: heads(table.num_heads),
-                rows: table.rows,
-                decimals: 3,
-              }),
-            )),
+            heats(tables, 3, (table) => ({
+              caption: `Likeness by ${table.name.replaceAll("_", " ")}`,
+              corner: "pair of items",
+              columns: heads(table.num_heads),
+            })),
           ]
         : h("p", {}, "The similarity bias is switched off in this run."),
       hasRepeats && [
@@ -280,16 +276,33 @@ function similarity({ heat_tables: tables, repeats, neighbors, ages }) {
       neighbors.length > 0 && [
         h("h3", {}, "What is likeness worth?"),
         h("p", {}, "What is added to a new item’s score for each of the latest items that it is a near neighbor of: by how alike they are, and how many events ago that item was."),
-        h("div", { class: "heats" }, neighbors.map((table) =>
-          heatTable({
-            caption: `Neighbors by ${table.name}`,
-            corner: "events ago",
-            columns: ages.slice(0, table.num_heads),
-            rows: table.rows,
-            decimals: 2,
-          }),
-        )),
+        heats(neighbors, 2, (table) => ({
+          caption: `Neighbors by ${table.name}`,
+          corner: "events ago",
+          columns: ages.slice(0, table.num_heads),
+        })),
       ],
+    ),
+  ];
+}
+
+/** Tables beside each other; of one that says nothing it is said why. */
+function heats(tables, decimals, describe) {
+  const isTold = ({ largest }) => largest >= 0.5 * 10 ** -decimals; // else all are shown as 0
+  const told = tables.filter(isTold);
+  const zero = (0).toFixed(decimals);
+  return [
+    told.length > 0 &&
+      h("div", { class: "heats" }, told.map((table) =>
+        heatTable({ ...describe(table), rows: table.rows, decimals }),
+      )),
+    tables.filter((table) => !isTold(table)).map((table) =>
+      h(
+        "p",
+        { class: "note" },
+        h("b", {}, describe(table).caption),
+        `: every number is ${zero}, so nothing was learned here. That is so where all items are equally alike, as they can be in a very small catalog.`,
+      ),
     ),
   ];
 }
