@@ -186,18 +186,22 @@ function metricTable({ caption, metrics, rows }, main, reference) {
 
 // --- semantic IDs
 function codes({ levels, health, collision_rate: left }) {
-  const facts = [
-    ["Collisions at first", share(health.collision_rate), "Items whose first choice of codes also named another item."],
-    ["Moved", share(health.moved), "Items that were given their next best codes, so that names become unique."],
-    ["Collisions left", share(left), "Items that still share all codes with another."],
-    ["Neighbors kept", share(health.neighbors_kept), "Of an item’s ten nearest neighbors, those still among its nearest when only the codes are known."],
-    ["Left out, level by level", health.error_share.map(share).join(", "), "Variance of the items that the codes up to a level do not explain; each level should lower it."],
-  ];
+  const areOwn = health.moved === undefined; // brought along: how they were made is not known
+  const facts = areOwn
+    ? [["Collisions", share(left), "Items that share all codes with another."]]
+    : [
+        ["Collisions at first", share(health.collision_rate), "Items whose first choice of codes also named another item."],
+        ["Moved", share(health.moved), "Items that were given their next best codes, so that names become unique."],
+        ["Collisions left", share(left), "Items that still share all codes with another."],
+        ["Neighbors kept", share(health.neighbors_kept), "Of an item’s ten nearest neighbors, those still among its nearest when only the codes are known."],
+        ["Left out, level by level", health.error_share.map(share).join(", "), "Variance of the items that the codes up to a level do not explain; each level should lower it."],
+      ];
   return h(
     "section",
     { "aria-labelledby": "ids" },
     h("h2", { id: "ids" }, "Semantic IDs"),
     h("p", {}, "One bar per code, the most used first. Even use means that every code says something; codes that no item uses are dead. ", h("a", { href: "#/tree" }, "Walk through the tree"), "."),
+    areOwn && h("p", { class: "note" }, "These semantic IDs were brought along, so that nothing is known of what they leave out of the items."),
     h("div", { class: "levels" }, levels.map((level, place) => usageBars(level, place + 1))),
     h(
       "div",
