@@ -59,6 +59,50 @@ def test_a_score_is_shown_in_parts_that_add_up(wordy_site: str, look: Look) -> N
     assert page.evaluate(AUDIT) == []
 
 
+def test_no_label_is_cut_off_on_a_phone(site: str, look: Look) -> None:
+    page = look(site, viewport={"width": 390, "height": 800}, has_touch=True)
+    ask_why(page, 0)
+
+    assert page.locator(".ladder .label").count() > 3
+    cut = page.evaluate(
+        """() => [...document.querySelectorAll(".ladder .label, .read .name")].filter(
+            (e) => e.scrollWidth > e.clientWidth || e.scrollHeight > e.clientHeight + 1
+        ).map((e) => e.textContent)"""
+    )
+    assert cut == []
+    assert page.evaluate("() => document.querySelector('dialog').scrollWidth") <= 390
+
+
+def test_it_is_said_why_attention_and_effect_need_not_agree(
+    wordy_site: str, site: str, look: Look
+) -> None:
+    expected = explained(wordy_site, 1)
+    page = look(wordy_site)
+    ask_why(page, 1)
+    words = page.locator(".why section", has_text="What it read").locator("> .quiet")
+
+    expect(words).to_contain_text("The two need not agree")
+    expect(words).to_contain_text("near neighbors add to the score themselves")
+    assert all("behavior" in event["neighbor"] for event in expected["history"])
+    assert expected["parts"]["repeat"] == 0
+    assert "repeats" not in words.inner_text()
+    for shown, event in zip(page.locator(".read > li").all(), expected["history"], strict=True):
+        is_latest = event is expected["history"][-1]
+        likeness = "for being the latest" if is_latest else "for likeness to the latest"
+        biases = event["similarity_bias"].values()
+        lines = names(shown.locator(".because li"))
+        told = {line.split(":")[0] for line in lines if "attention" in line}
+        assert told == {
+            f"{word} attention {likeness}"
+            for word, sign in (("more", 1), ("less", -1))
+            if any(sign * bias >= 0.005 for bias in biases)
+        }
+    by_codes = look(site)  # which has no neighbors, and no parts
+    ask_why(by_codes, 0)
+    words = by_codes.locator(".why section", has_text="What it read").locator("> .quiet")
+    expect(words).to_contain_text("what the model took from it before that layer.")
+
+
 def test_codes_are_shown_level_by_level_with_runners_up(site: str, look: Look) -> None:
     expected = explained(site, 0)
     page = look(site, color_scheme="dark", viewport={"width": 320, "height": 700})

@@ -85,8 +85,9 @@ function parts(found) {
   );
 }
 
-function read({ history, attention_elsewhere: elsewhere }) {
+function read({ history, attention_elsewhere: elsewhere, parts: score }) {
   const most = Math.max(...history.map((item) => item.attention ?? 0), 1e-9);
+  const latest = history.at(-1);
   return h(
     "section",
     {},
@@ -96,7 +97,8 @@ function read({ history, attention_elsewhere: elsewhere }) {
       { class: "quiet" },
       "Oldest first: the share of attention that each item got, and how many times as probable it " +
         "makes this recommendation as if it were left out" +
-        (elsewhere >= 0.005 ? `. ${percent(elsewhere)} of attention went to no item.` : "."),
+        (elsewhere >= 0.005 ? `. ${percent(elsewhere)} of attention went to no item. ` : ". ") +
+        otherWays(history, score),
     ),
     h(
       "ol",
@@ -111,11 +113,27 @@ function read({ history, attention_elsewhere: elsewhere }) {
             ? h("p", { class: "chance" }, "beyond attention")
             : attention(item.attention, most),
           leftOut(item.left_out),
-          details(item),
+          details(item, item === latest),
         ),
       ),
     ),
   );
+}
+
+/** Why leaving an item out may change much though it got little attention, and the other way. */
+function otherWays(history, score) {
+  const begin = "The two need not agree, for attention, here the last layer’s, is only one of the ways: ";
+  // Runs that rank by codes alone show no parts, and may be of a form that reads at no one place.
+  if (!score) return `${begin}an item can also count by what the model took from it before that layer.`;
+  const besides = [
+    history.some((item) => Object.keys(item.neighbor).length) && "near neighbors",
+    score.repeat !== 0 && "repeats",
+  ].filter(Boolean);
+  const places = "the latest item also counts directly, since the model reads at its place";
+  const layers = "any earlier layers have mixed the items";
+  return besides.length
+    ? `${begin}${places}, ${layers}, and ${besides.join(" and ")} add to the score themselves.`
+    : `${begin}${places}, and ${layers}.`;
 }
 
 const attention = (share, most) =>
@@ -137,12 +155,15 @@ function leftOut(value) {
   return h("p", { class: `effect ${side}`, title: `log-probability ${signed(value)}` }, `× ${words}`);
 }
 
-function details(item) {
+function details(item, isLatest) {
+  const likeness = isLatest ? "for being the latest" : "for likeness to the latest";
   const lines = [
-    ["added as a near neighbor", item.neighbor],
-    ["drew attention by likeness", item.similarity_bias],
-  ].map(([words, amounts]) => {
-    const told = Object.entries(amounts).filter(([, value]) => Math.abs(value) >= 0.005);
+    ["added as a near neighbor", item.neighbor, 1],
+    ["taken off as a near neighbor", item.neighbor, -1],
+    [`more attention ${likeness}`, item.similarity_bias, 1],
+    [`less attention ${likeness}`, item.similarity_bias, -1],
+  ].map(([words, amounts, sign]) => {
+    const told = Object.entries(amounts).filter(([, value]) => sign * value >= 0.005);
     const parts = told.map(([kind, value]) => `${kind.replaceAll("_", " ")} ${signed(value)}`);
     return parts.length > 0 && h("li", {}, `${words}: ${parts.join(", ")}`);
   });
