@@ -3,7 +3,7 @@
 import re
 from contextlib import suppress
 
-from looking import Look, get, names, settled, taken
+from looking import Look, get, names, offers, recommended, settled, taken
 from playwright.sync_api import Error, Page, Route, expect
 
 GONE = "The server cannot be reached"
@@ -158,6 +158,20 @@ def test_a_title_that_cannot_be_asked_for_is_not_its_id(site: str, look: Look) -
     page.get_by_role("button", name="Try again").click()
     page.wait_for_selector(".strip")
     assert taken(page) == [item["title"]]
+
+
+def test_an_answer_that_failed_can_be_asked_for_again(site: str, look: Look) -> None:
+    history = [item["item_id"] for item in get(site, "/v1/catalog")["examples"][0]]
+    page = look(site)
+    settled(page)
+    page.context.set_offline(True)
+
+    page.locator(".examples button").first.click()
+    expect(page.locator(".next").get_by_role("alert")).to_contain_text(GONE)
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+
+    assert offers(page) == recommended(site, history)
 
 
 def test_an_explanation_that_cannot_be_had_is_said(site: str, look: Look) -> None:

@@ -246,7 +246,8 @@ class TryView {
       say(`${words} ${first ? `First comes ${first.title}.` : "Nothing can be recommended."}`);
     } catch (error) {
       if (error.name === "AbortError") return;
-      renew(this.next, problem(error));
+      const again = button("Try again", "again", () => this.ask(words));
+      renew(this.next, problem(error), again);
     }
     this.next.removeAttribute("aria-busy");
   }
