@@ -195,6 +195,24 @@ def test_a_run_without_similarity_says_so(run: RunFolder, tmp_path: Path) -> Non
     assert any("switched off" in text for text in page.words)
 
 
+def test_semantic_ids_that_were_brought_along_have_a_report(run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(run.directory, tmp_path / "run")
+    brought = RunFolder(tmp_path / "run")
+    rows = {
+        item_id: [f"<a_{max(number, 1) // 8}>", f"<b_{max(number, 1) % 8}>"]
+        for number, item_id in enumerate(brought.dataset().item_ids)
+    }
+    path = tmp_path / "own.index.json"
+    path.write_bytes(orjson.dumps(rows))
+    config = tiny_config(training={"epochs": 1}).model_copy(update={"semantic_ids": str(path)})
+
+    run_stages(brought, config, source=None)
+
+    words = Page((tmp_path / "run" / "report.html").read_text()).words
+    assert "Collisions left" in words
+    assert "Neighbors kept" not in words
+
+
 def test_other_metrics_take_the_place_of_the_usual_ones(run: RunFolder) -> None:
     values = read_json(run.directory / "metrics.json")["test"]
     keep = ("recall@5", "mrr@20")
