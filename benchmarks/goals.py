@@ -84,6 +84,7 @@ def goal_rows(results: dict[str, Rows]) -> Rows:
                 if sign * measured >= sign * goal.accept
                 else "**missed**",
                 "share of floor": floors[0] if floors else "",
+                "note": rows[0].get("note", ""),
             }
         )
     return found

@@ -62,7 +62,9 @@ def estimate(
             features, dataset, config.tokenizer, seed=config.seed, device=torch.device(device)
         )
         seconds["tokenize"] = _training_time(
-            tokenizer, LoopConfig(epochs=config.tokenizer.epochs, precision="fp32"), device
+            tokenizer,
+            LoopConfig(epochs=config.tokenizer.epochs, precision=config.tokenizer.precision),
+            device,
         )
     cost = _recommender_cost(dataset, features, config, device)
     if "train" not in kept:

@@ -3,7 +3,15 @@
 import torch
 from vector_quantize_pytorch import ResidualVQ
 
-from bbqrec.tokenizer import ResidualQuantizer, quantization_loss, straight_through
+from bbqrec.tokenizer import (
+    RQVAE,
+    BehaviorBoundTokenizer,
+    ResidualQuantizer,
+    Streams,
+    TokenizerConfig,
+    quantization_loss,
+    straight_through,
+)
 
 
 def test_codes_agree_with_residual_vq_on_equal_codebooks() -> None:
@@ -84,3 +92,35 @@ def test_a_dead_code_becomes_a_residual_of_its_level_and_live_ones_stay() -> Non
     torch.testing.assert_close(revived[:2], before[0][:2])
     assert (revived[2] == vectors[:40]).all(1).any()
     torch.testing.assert_close(quantizer.codebooks[1].detach(), before[1])
+
+
+def test_under_half_precision_the_codes_and_all_they_leave_are_those_of_float32() -> None:
+    torch.manual_seed(4)
+    quantizer = ResidualQuantizer((256, 256, 256, 256), 32)
+    targets = torch.randn(2000, 1, 32).expand(-1, 4, -1)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        half = quantizer(targets)
+
+    for found, expected in zip(half, quantizer(targets), strict=True):
+        assert torch.equal(found, expected)
+    rounded = targets.bfloat16()  # a latent vector as an encoder under autocast leaves it
+    assert torch.equal(quantizer(rounded).codes, quantizer(rounded.float()).codes)
+
+
+def test_every_method_quantizes_in_float32_under_half_precision() -> None:
+    torch.manual_seed(5)
+    config = TokenizerConfig(encoder_dims=(64,), decoder_dims=(64,))
+    content = RQVAE(config, 48)
+    bound = BehaviorBoundTokenizer(config, {"text": 48}, 500)
+    latent = torch.randn(500, 32)
+    stacked = torch.stack([latent, torch.randn(500, 32)], 1)
+    streams = Streams(stacked, torch.ones(500, 2, dtype=torch.bool), stacked.mean(1))
+
+    with torch.autocast("cpu", torch.bfloat16):
+        encoded = content(torch.randn(500, 48))
+        codes, bound_codes = content.quantize(latent).codes, bound.quantize(streams).codes
+
+    assert encoded.dtype == torch.float32
+    assert torch.equal(codes, content.quantize(latent).codes)
+    assert torch.equal(bound_codes, bound.quantize(streams).codes)

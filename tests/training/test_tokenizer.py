@@ -86,6 +86,9 @@ def assert_equal(left: FittedTokenizer, right: FittedTokenizer) -> None:
         {"method": "letter"},
         {"method": "letter", "modalities": ["image"], "dim": 80, "w_diversity": 0.0},
         {"method": "letter", "codebook_size": [8, 4, 9], "w_align": 0.0},
+        {"precision": "bf16"},
+        {"method": "rq_vae", "precision": "bf16"},
+        {"method": "letter", "precision": "bf16"},
     ],
     ids=str,
 )

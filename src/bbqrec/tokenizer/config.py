@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from bbqrec.config import Config
+from bbqrec.precision import Precision
 
 Method = Literal["bbqrec", "rq_vae", "rq_kmeans", "letter"]
 Layout = Literal["fused", "per_stream", "id_last", "cascade"]
@@ -89,6 +90,10 @@ class TokenizerConfig(Config):
     club_learning_rate: float = Field(3e-3, gt=0)
     club_steps: int = Field(2, ge=1)
     club_steps_unquantized: int = Field(5, ge=1)
+    precision: Precision = "fp32"
+    """Of the products in encoders and decoders; codes are always chosen in float32. bf16: faster
+    where the machine multiplies it; "auto" where it does. Not the default: in training the latent
+    vectors are rounded before they are quantized, and what that costs on real data is unknown."""
     revive_after: int = Field(300, ge=1)
     """Steps without use after which a code is replaced by a residual of its level."""
     kmeans_iterations: int = Field(20, ge=1)

@@ -18,7 +18,8 @@ def mlp(*dims: int) -> nn.Sequential:
 class AlignedEncoder(nn.Module):
     """Content of one modality in the latent space that all streams share.
 
-    Ends in LayerNorm without affine: streams of unequal norm would let one own the codebook.
+    Ends in LayerNorm without affine: streams of unequal norm would let one own the codebook. In
+    float32 even under autocast, since it is quantized.
     """
 
     def __init__(self, in_dim: int, hidden_dims: tuple[int, ...], dim: int) -> None:
@@ -27,7 +28,7 @@ class AlignedEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
 
     def forward(self, vectors: Float[Tensor, "batch in"]) -> Float[Tensor, "batch dim"]:
-        normalized: Tensor = self.norm(self.layers(vectors))
+        normalized: Tensor = self.norm(self.layers(vectors).float())
         return normalized
 
 
@@ -44,7 +45,7 @@ class SpecificEncoder(nn.Module):
         self.norm = nn.BatchNorm1d(dim, affine=False)
 
     def forward(self, vectors: Float[Tensor, "batch in"]) -> Float[Tensor, "batch dim"]:
-        hidden = self.layers(vectors)
+        hidden = self.layers(vectors).float()
         if len(hidden) < 2:  # one row has no spread to normalize by: use the running one
             return nn.functional.batch_norm(hidden, self.norm.running_mean, self.norm.running_var)
         normalized: Tensor = self.norm(hidden)
@@ -83,4 +84,4 @@ class SequenceEncoder(nn.Module):
         ).triu(1)
         hidden = self.input(histories) + self.positions[:length]
         users: Tensor = self.output(self.layers(hidden, mask=is_hidden, is_causal=True))
-        return users
+        return users.float()

@@ -10,12 +10,17 @@ CHUNK_ROWS = 65536
 def nearest(
     vectors: Float[Tensor, "row dim"], centers: Float[Tensor, "code dim"]
 ) -> Int[Tensor, " row"]:
-    """The nearest center of every row, by ||c||^2 - 2 v.c (the term ||v||^2 decides nothing)."""
-    half_norms = centers.square().sum(-1) / 2
-    chunks = [
-        torch.addmm(half_norms, chunk, centers.T, alpha=-1).argmin(-1)
-        for chunk in torch.split(vectors, CHUNK_ROWS)
-    ]
+    """The nearest center of every row, by ||c||^2 - 2 v.c (the term ||v||^2 decides nothing).
+
+    In float32 even under autocast: near centers differ by less than bf16 can hold.
+    """
+    with torch.autocast(vectors.device.type, enabled=False):
+        vectors, centers = vectors.float(), centers.float()
+        half_norms = centers.square().sum(-1) / 2
+        chunks = [
+            torch.addmm(half_norms, chunk, centers.T, alpha=-1).argmin(-1)
+            for chunk in torch.split(vectors, CHUNK_ROWS)
+        ]
     return torch.cat(chunks) if chunks else vectors.new_zeros(0, dtype=torch.long)
 
 

@@ -62,7 +62,7 @@ def sequence_to_item_loss(
     Args:
         targets: rows of `candidates`.
     """
-    cosines = F.normalize(users, dim=-1) @ F.normalize(candidates, dim=-1).T  # (batch, item)
+    cosines = _products(F.normalize(users, dim=-1), F.normalize(candidates, dim=-1))
     logits = cosines / temperature
     positive = logits.gather(1, targets[:, None])
     corrected = (logits - log_inclusion).scatter(1, targets[:, None], positive)
@@ -85,7 +85,7 @@ def alignment_loss(
         is_known: False where `behavior` says nothing; such items neither count nor stand against
             others.
     """
-    cosines = F.normalize(vectors, dim=-1) @ F.normalize(behavior, dim=-1).T  # (batch, item)
+    cosines = _products(F.normalize(vectors, dim=-1), F.normalize(behavior, dim=-1))
     own = torch.arange(len(vectors), device=vectors.device)
     # Every row keeps its own column, so that no row is without a finite entry.
     is_candidate = is_known | (own[:, None] == own)
@@ -105,11 +105,19 @@ def diversity_loss(
     random, is on average. A code alone in its group does not count.
     """
     is_self = torch.eye(len(codebook), dtype=torch.bool, device=codebook.device)
-    log_probs = (codebook @ codebook.T).masked_fill(is_self, -torch.inf).log_softmax(-1)
+    log_probs = _products(codebook, codebook).masked_fill(is_self, -torch.inf).log_softmax(-1)
     is_near = (groups[:, None] == groups) & ~is_self  # (code, code)
     num_near = is_near.sum(-1)
     per_code = -log_probs.masked_fill(~is_near, 0.0).sum(-1) / num_near.clamp(min=1)
     return _masked_mean(per_code[codes], num_near[codes] > 0)
+
+
+def _products(
+    x: Float[Tensor, "row dim"], y: Float[Tensor, "column dim"]
+) -> Float[Tensor, "row column"]:
+    """Dot products in float32 even under autocast: divided by a temperature, rounding counts."""
+    with torch.autocast(x.device.type, enabled=False):
+        return x.float() @ y.float().T
 
 
 def _masked_mean(

@@ -27,6 +27,8 @@ class Quantized(NamedTuple):
 class ResidualQuantizer(nn.Module):
     """Codebooks of all levels; level l explains its target minus the levels before it.
 
+    In float32 whatever the targets come in: rounded residuals would choose other codes.
+
     One target for all levels is plain residual quantization. Different targets let a level answer
     to another stream (layouts `id_last` and `cascade`).
     """
@@ -44,6 +46,7 @@ class ResidualQuantizer(nn.Module):
 
     def forward(self, targets: Float[Tensor, "batch level dim"]) -> Quantized:
         codes, vectors, residuals = [], [], []
+        targets = targets.float()
         explained = torch.zeros_like(targets[:, 0])
         for level, codebook in enumerate(self.codebooks):  # (code, dim)
             residual = targets[:, level] - explained

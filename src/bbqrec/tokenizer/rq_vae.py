@@ -18,9 +18,9 @@ class RQVAE(nn.Module):
         self.quantizer = ResidualQuantizer(config.codebook_sizes, config.dim)
 
     def forward(self, vectors: Float[Tensor, "batch in"]) -> Float[Tensor, "batch dim"]:
-        """The latent vectors that are quantized."""
+        """The latent vectors that are quantized, in float32."""
         latent: Tensor = self.encoder(vectors)
-        return latent
+        return latent.float()
 
     def targets(self, latent: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch level dim"]:
         """All levels approximate the same vector."""

@@ -160,7 +160,9 @@ class BehaviorBoundRecipe:
             rebuilt.append(reconstruction_loss(decoded, vectors))
             if self._tokenizer.uses_club and specific is not None:
                 aligned = streams.vectors[rows, stream]
-                bounds = self._tokenizer.club(modality).bounds(aligned, specific)
+                # In float32: the bound is a small difference of large moments.
+                with torch.autocast(self._device.type, enabled=False):
+                    bounds = self._tokenizer.club(modality).bounds(aligned, specific)
                 # The specific side first: an aligned encoder pressed while its counterpart still
                 # holds what behavior needs would give that up instead.
                 ramp = self._mi_ramp(batch.epoch)

@@ -96,8 +96,7 @@ def _train(
         LoopConfig(
             epochs=config.epochs,
             learning_rate=config.learning_rate,
-            # Codes are chosen by small differences of distances, which bf16 rounds away.
-            precision="fp32",
+            precision=config.precision,
         ),
         device=device,
         work_dir=work_dir,
