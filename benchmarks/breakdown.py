@@ -75,11 +75,11 @@ def main() -> None:
         ) -> None:
             search(model, index, items, lengths, width)
 
-        flops = users * workload.flops(workload.EXACT, 81, 1 + 3 * beam_width)
+        flops = users * workload.search_flops(workload.EXACT, beam_width)
         _row(report, f"exact search, {users} users, beams of {beam_width}", run, flops)
     items, targets = batch(8 if found.quick else 64)
     trained = workload.random_model(workload.ONE_PASS, ids)
-    flops = 3 * len(items) * workload.flops(workload.ONE_PASS, 21, 4 * workload.NUM_POSITIONS)
+    flops = len(items) * workload.training_flops(workload.ONE_PASS)
     run = step(trained, lambda: code_loss(trained, items, targets), "fp32")
     _row(report, f"training step in one pass, {len(items)} users", run, flops)
     report.close()

@@ -123,8 +123,7 @@ def main() -> None:
             name, _, precision = label.rpartition(", ")
             if name in MODELS and name != "generate":
                 config = MODELS[name]
-                places = 81 if config.form == "paper" else 21
-                flops = BATCH * workload.flops(config, places, 1 + 3 * beam_width)
+                flops = BATCH * workload.search_flops(config, beam_width)
                 floor_s = report.floor_s(flops, precision)
                 row["share_of_floor"] = rounds.rounded(floor_s / statistics.median(taken))
             if precision == "bf16":

@@ -124,8 +124,7 @@ def main() -> None:
         config = MODELS.get(name, workload.EXACT)
         is_paper = config.form == "paper"
         if config.decoder != "tree":
-            places, rows = (81, 4) if is_paper else (21, 4 * NUM_POSITIONS)
-            flops = 3 * workload.flops(config, places, rows) / (1 if is_paper else NUM_POSITIONS)
+            flops = workload.training_flops(config) / (1 if is_paper else NUM_POSITIONS)
             floor_s = report.floor_s(flops, precision)
             row["share_of_floor"] = rounds.rounded(floor_s / statistics.median(taken))
         report.row(**row)

@@ -89,20 +89,63 @@ def random_model(
     return build_recommender(config, tables, edges).eval()
 
 
-def flops(config: RecommenderConfig, places: int, rows: int) -> float:
-    """Arithmetic that one user needs: the encoder, and `rows` tokens through the decoder.
+def search_flops(config: RecommenderConfig, beam_width: int) -> float:
+    """Arithmetic that a search for one user needs.
+
+    A light decoder reads the last place of the encoder alone, so of the last layer no other.
+    """
+    places = _num_places(config)
+    read = 1 if config.decoder == "light" else places
+    rows = 1 + (NUM_LEVELS - 1) * beam_width
+    return _encoder_flops(config, places, read) + _decoder_flops(config, places, rows, seen=places)
+
+
+def training_flops(config: RecommenderConfig) -> float:
+    """Arithmetic that a training step needs for one user: forward, and twice that backward."""
+    places, rows = _num_places(config), NUM_LEVELS
+    read, seen = places, float(places)
+    if config.form == "one_pass":
+        rows *= NUM_POSITIONS
+        read = NUM_POSITIONS if config.decoder == "light" else places
+        seen = _pairs(config, places, NUM_POSITIONS) / NUM_POSITIONS
+    forward = _encoder_flops(config, places, read)
+    return 3 * (forward + _decoder_flops(config, places, rows, seen=seen))
+
+
+def _num_places(config: RecommenderConfig) -> int:
+    """What the encoder reads: codes and an end, or a start and items."""
+    return 1 + NUM_POSITIONS * (NUM_LEVELS if config.form == "paper" else 1)
+
+
+def _pairs(config: RecommenderConfig, places: int, read: int) -> float:
+    """Pairs of a query and a key, of the last `read` places; in one pass none looks ahead."""
+    return read * places if config.form == "paper" else read * (2 * places - read + 1) / 2
+
+
+def _encoder_flops(config: RecommenderConfig, places: int, read: int) -> float:
+    """`places` through all layers, of the last one the output at `read` places."""
+    width, inner = config.d_model, config.num_heads * config.head_dim
+    total = 0.0
+    for layer in range(config.num_encoder_layers):
+        asked = read if layer == config.num_encoder_layers - 1 else places
+        keys_and_values, query_and_output = 4 * width * inner, 4 * width * inner
+        total += places * keys_and_values + 4 * inner * _pairs(config, places, asked)
+        total += asked * (query_and_output + 4 * width * config.d_ff)
+    return total
+
+
+def _decoder_flops(config: RecommenderConfig, places: int, rows: int, *, seen: float) -> float:
+    """`rows` codes written.
 
     Args:
-        places: tokens or items that the encoder reads.
+        seen: places of the history that each looks at, on average.
     """
     width, inner = config.d_model, config.num_heads * config.head_dim
-    num_tokens = 2 + NUM_LEVELS * CODEBOOK_SIZE
-    attention, feed_forward = 8 * width * inner, 4 * width * config.d_ff
-    encoder = places * (attention + feed_forward + 4 * places * inner)
-    scored = CODEBOOK_SIZE if config.normalize == "level" else num_tokens
-    total = config.num_encoder_layers * encoder + rows * 2 * width * scored
+    is_per_level = config.normalize == "level"
+    scored = CODEBOOK_SIZE if is_per_level else 2 + NUM_LEVELS * CODEBOOK_SIZE
+    logits, feed_forward = rows * 2 * width * scored, rows * 4 * width * config.d_ff
     if config.decoder == "light":
-        return float(total + rows * feed_forward)
+        return float(logits + feed_forward)
     memory = places * 4 * width * inner
-    row = attention + 4 * width * inner + feed_forward + 4 * places * inner
-    return float(total + config.num_decoder_layers * (memory + rows * row))
+    attention = rows * inner * (12 * width + 4 * seen)  # to itself, then to the history
+    return float(logits + config.num_decoder_layers * (memory + attention + feed_forward))
