@@ -42,9 +42,7 @@ bench-%: $(VENV)/.installed-dev
 
 # Under a minute, with loose floors: fails where a ratio is lost, not where the machine is busy.
 bench-quick: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/index.py --quick
-	$(BIN)/python benchmarks/decode.py --quick
-	$(BIN)/python benchmarks/train.py --quick
+	$(BIN)/python benchmarks/quick.py --quick
 
 # Torch first and alone: its build (CPU, CUDA) is the machine's choice, everything else follows it.
 $(VENV)/.torch:

@@ -3,14 +3,18 @@
     python benchmarks/decode.py [--quick] [--rounds 5]
 
 "exact" is the form `paper` with T5's weights; before anything is timed its lists must be T5's,
-item for item, for full and for padded histories. "fast" is the preset: one token per
-item, one encoder layer, a small network per level; "as wide as T5" gives it T5's encoder.
-"generate" is that preset: a walk down the tree of semantic IDs, the history's items as repeats.
-Histories of 20 items, batches of 32 users.
+item for item, for full and for padded histories, and the scores of every other search those that
+the model gives the items found. "fast" is a search with the model of that preset (one token per
+item, one narrow encoder layer, a small network per level) but without content and bias; "as wide
+as T5" gives it T5's encoder; "generate" is that preset: a walk down the tree of semantic IDs, the
+history's items as repeats. Histories of 20 items, 32 users, all at once; Hugging Face's in whatever
+batches it is fastest with. "preset fast, as shipped" searches nothing: the dense score of all
+items, with content, neighbors, repeats and bias, and histories of 50 items.
 """
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import hugging_face
@@ -18,14 +22,17 @@ import rounds
 import torch
 import workload
 
-from bbqrec.decoding import PrefixIndex, beam_search
+from bbqrec.decoding import DenseRanker, PrefixIndex, beam_search
 from bbqrec.precision import Precision, autocast
-from bbqrec.ranking import Ranking
+from bbqrec.ranking import Histories, Ranking
 from bbqrec.recommender import SequenceModel
 from bbqrec.semantic_ids import SemanticIds
 
 BATCH = 32
-BASELINE = "Hugging Face, trie"
+BATCHES = (4, 8, 16, 32)  # of Hugging Face
+BASELINE, BASELINE_BF16 = "Hugging Face, trie", "Hugging Face, trie, bf16"
+UNCONSTRAINED = "Hugging Face, unconstrained"
+SHIPPED = "preset fast, as shipped"
 WIDE = "fast, as wide as T5"
 MODELS = {
     "exact": workload.EXACT,
@@ -44,20 +51,52 @@ class Baseline:
         hugging_face.copy_weights(self.t5, model, workload.EXACT)
         self.trie = hugging_face.build_trie(ids)
 
+    @torch.inference_mode()
     def search(
-        self, items: torch.Tensor, lengths: torch.Tensor, beam_width: int, *, is_constrained: bool
+        self,
+        items: torch.Tensor,
+        lengths: torch.Tensor,
+        beam_width: int,
+        *,
+        is_constrained: bool = True,
+        batch: int | None = None,
+        precision: Precision = "fp32",
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (batch, beam, level) and scores, best first."""
+        """Tokens (batch, beam, level) and scores, best first.
+
+        Args:
+            batch: how many users are asked for at once; None: all.
+        """
         tokens = self.model.history_tokens(items, lengths)
         is_used = torch.arange(tokens.shape[1]) <= (lengths * self.ids.num_levels)[:, None]
-        return hugging_face.generate(
-            self.t5,
-            tokens,
-            is_used,
-            beam_width=beam_width,
-            num_levels=self.ids.num_levels,
-            trie=self.trie if is_constrained else None,
-        )
+        found = []
+        with autocast(precision, "cpu"):
+            for rows in torch.arange(len(items)).split(batch or len(items)):
+                answer = hugging_face.generate(
+                    self.t5,
+                    tokens[rows],
+                    is_used[rows],
+                    beam_width=beam_width,
+                    num_levels=self.ids.num_levels,
+                    trie=self.trie if is_constrained else None,
+                )
+                found.append(answer)
+        sequences, scores = zip(*found, strict=True)
+        return torch.cat(sequences), torch.cat(scores)
+
+    def best_batch(
+        self, items: torch.Tensor, lengths: torch.Tensor, beam_width: int, precision: Precision
+    ) -> int:
+        """With how many users at once it answers `items` soonest."""
+
+        def taken(batch: int) -> float:
+            run = lambda: self.search(  # noqa: E731
+                items, lengths, beam_width, batch=batch, precision=precision
+            )
+            run()
+            return min(rounds.seconds(run) for _ in range(2))
+
+        return min(BATCHES, key=taken)
 
 
 def search(
@@ -72,15 +111,54 @@ def search(
         return beam_search(model.begin(items, lengths), index, beam_width=beam_width)
 
 
-def check_equality(baseline: Baseline, index: PrefixIndex, beam_width: int) -> None:
-    """Same items at every rank, for 32 full histories and 32 of any length from 0."""
+def check_equality(
+    baseline: Baseline,
+    index: PrefixIndex,
+    beam_width: int,
+    *,
+    num_users: int = 32,
+    longest: int = workload.NUM_POSITIONS,
+) -> None:
+    """Same items at every rank, for full histories and for as many of any length from 0."""
     for padded in (False, True):
-        items, lengths = workload.histories(32, padded=padded, seed=1)
+        items, lengths = workload.histories(num_users, padded=padded, longest=longest, seed=1)
         found = search(baseline.model, index, items, lengths, beam_width)
-        tokens, scores = baseline.search(items, lengths, beam_width, is_constrained=True)
+        tokens, scores = baseline.search(items, lengths, beam_width)
         if not torch.equal(baseline.ids.tokens[found.items], tokens):
             raise SystemExit("the search does not find what Hugging Face finds; nothing is timed")
         torch.testing.assert_close(found.scores, scores, atol=1e-4, rtol=1e-4)
+
+
+def check_scores(
+    model: SequenceModel,
+    index: PrefixIndex,
+    beam_width: int,
+    *,
+    longest: int = workload.NUM_POSITIONS,
+) -> None:
+    """Items found are distinct, best first, and score what they do without a search."""
+    for padded in (False, True):
+        items, lengths = workload.histories(8, padded=padded, longest=longest, seed=1)
+        found = search(model, index, items, lengths, beam_width)
+        with torch.inference_mode():
+            expected = model.score_items(items, lengths, found.items)
+        torch.testing.assert_close(found.scores, expected, atol=1e-4, rtol=1e-4)
+        ordered = found.items.sort(1).values
+        if (ordered.diff() == 0).any() or (found.scores.diff() > 0).any():
+            raise SystemExit("the search finds an item twice, or in no order; nothing is timed")
+
+
+def check_shipped(ranker: DenseRanker, histories: Histories, k: int) -> None:
+    """Each user alone is answered as among the others, by the scores of a ranking of all items."""
+    found = ranker.rank(histories, k, exclude_seen=False)
+    every = ranker.rank(histories, ranker.num_items, exclude_seen=False)
+    torch.testing.assert_close(found.scores, every.scores[:, :k], atol=1e-4, rtol=1e-4)
+    size = workload.SHIPPED.max_history
+    for user in range(min(4, histories.num_users)):
+        items = histories.items[user * size : (user + 1) * size]
+        alone = Histories(items, torch.tensor([0, size]))
+        scores = ranker.rank(alone, k, exclude_seen=False).scores
+        torch.testing.assert_close(scores[0], found.scores[user], atol=1e-4, rtol=1e-4)
 
 
 def agreement(one: Ranking, other: Ranking, k: int = 10) -> float:
@@ -89,48 +167,97 @@ def agreement(one: Ranking, other: Ranking, k: int = 10) -> float:
     return rounds.rounded(float(is_same.any(2).double().mean()))
 
 
+class Searched:
+    """The catalog, all models over it and the baseline, for batches of users."""
+
+    def __init__(self, num_users: int, names: tuple[str, ...], *, with_shipped: bool) -> None:
+        ids = workload.clustered_ids()
+        self.index = PrefixIndex.build(ids)
+        self.models = {name: workload.random_model(MODELS[name], ids) for name in names}
+        self.baseline = Baseline(self.models["exact"], ids)
+        self.items, self.lengths = workload.histories(num_users, padded=False)
+        self.ranked = workload.shipped_histories(num_users)
+        self.ranker = workload.shipped_ranker(ids) if with_shipped else None
+
+    def check(self, beam_width: int, num_users: int) -> None:
+        check_equality(self.baseline, self.index, beam_width, num_users=num_users)
+        for model in self.models.values():
+            check_scores(model, self.index, beam_width)
+        if self.ranker is not None:
+            check_shipped(self.ranker, self.ranked, beam_width)
+
+    def ours(
+        self, beam_width: int, precisions: tuple[Precision, ...]
+    ) -> dict[str, Callable[[], Ranking]]:
+        """A call for each of our models and precisions, and for what is shipped."""
+        found: dict[str, Callable[[], Ranking]] = {}
+        for name, model in self.models.items():
+            for p in precisions:
+                found[f"{name}, {p}"] = lambda m=model, p=p: search(
+                    m, self.index, self.items, self.lengths, beam_width, p
+                )
+        if self.ranker is not None:
+            for p in precisions:
+                ranker = replace(self.ranker, precision=p)
+                found[f"{SHIPPED}, {p}"] = lambda r=ranker: r.rank(
+                    self.ranked, beam_width, exclude_seen=False
+                )
+        return found
+
+    def theirs(
+        self, beam_width: int, *, is_quick: bool
+    ) -> tuple[dict[str, Callable[[], Any]], dict[str, int]]:
+        """A call for each way of Hugging Face, and with how many users at once it asks."""
+        ways: dict[str, dict[str, Any]] = {BASELINE: {}}
+        if not is_quick:
+            ways[BASELINE_BF16] = {"precision": "bf16"}
+            if beam_width == 20:
+                ways[UNCONSTRAINED] = {"is_constrained": False}
+        users = self.items, self.lengths
+        found, batches = {}, {}
+        for name, way in ways.items():
+            batches[name] = len(self.items)
+            if not is_quick:
+                precision = way.get("precision", "fp32")
+                batches[name] = self.baseline.best_batch(*users, beam_width, precision)
+            found[name] = lambda name=name, way=way: self.baseline.search(
+                *users, beam_width, batch=batches[name], **way
+            )
+        return found, batches
+
+
 def main() -> None:
     found = rounds.options(__doc__)
     report = rounds.Report("decode", found)
-    ids = workload.clustered_ids()
-    index = PrefixIndex.build(ids)
-    models = {name: workload.random_model(config, ids) for name, config in MODELS.items()}
-    baseline = Baseline(models["exact"], ids)
-    items, lengths = workload.histories(BATCH, padded=False)
-    for beam_width in (20,) if found.quick else (10, 20, 50):
-        check_equality(baseline, index, beam_width)
-        alternatives: dict[str, Callable[[], Any]] = {
-            BASELINE: lambda w=beam_width: baseline.search(items, lengths, w, is_constrained=True)
-        }
-        if beam_width == 20 and not found.quick:
-            alternatives["Hugging Face, unconstrained"] = lambda w=beam_width: baseline.search(
-                items, lengths, w, is_constrained=False
-            )
-        for name, model in models.items():
-            for precision in ("fp32", "bf16"):
-                alternatives[f"{name}, {precision}"] = lambda m=model, w=beam_width, p=precision: (
-                    search(m, index, items, lengths, w, p)
-                )
-        times, working_mb = rounds.interleave(alternatives, found.rounds)
+    quick = found.quick
+    num_users = BATCH // 4 if quick else BATCH
+    names = ("exact", "fast") if quick else tuple(MODELS)
+    searched = Searched(num_users, names, with_shipped=not quick)
+    for beam_width in (20,) if quick else (10, 20, 50):
+        searched.check(beam_width, 8 if quick else 32)
+        theirs, batches = searched.theirs(beam_width, is_quick=quick)
+        ours = searched.ours(beam_width, ("fp32",) if quick else ("fp32", "bf16"))
+        times, working_mb = rounds.interleave({**theirs, **ours}, found.rounds)
         for label, taken in times.items():
             row = {
                 "beam": beam_width,
                 "alternative": label,
-                "users_per_s": rounds.rounded(BATCH / statistics.median(taken)),
+                "users_per_s": rounds.rounded(num_users / statistics.median(taken)),
                 **rounds.ratio(times[BASELINE], taken),
                 "working_mb": working_mb[label],
             }
             name, _, precision = label.rpartition(", ")
+            if label in batches:
+                row["batch"] = batches[label]
             if name in MODELS and name != "generate":
-                config = MODELS[name]
-                flops = BATCH * workload.search_flops(config, beam_width)
+                flops = num_users * workload.search_flops(MODELS[name], beam_width)
                 floor_s = report.floor_s(flops, precision)
                 row["share_of_floor"] = rounds.rounded(floor_s / statistics.median(taken))
-            if precision == "bf16":
-                answers = (alternatives[f"{name}, {p}"]() for p in ("fp32", "bf16"))
+            if label in ours and precision == "bf16":
+                answers = (ours[f"{name}, {p}"]() for p in ("fp32", "bf16"))
                 row["top_10_as_fp32"] = agreement(*answers)
             report.row(**row)
-            if found.quick and label == "exact, fp32":
+            if quick and label == "exact, fp32":
                 report.require("constrained search at beam 20", row["ratio"], 2.5)
     report.close()
 

@@ -162,7 +162,7 @@ def measure(num_items: int, report: rounds.Report, repeats: int) -> None:
                 ]
             )
     mask = torch.rand(num_items, generator=generator) < 0.5
-    restrict_s = statistics.median(rounds.seconds(lambda: index.restrict(mask)) for _ in range(3))
+    restrict_s = statistics.median(rounds.seconds(lambda: index.restrict(mask)) for _ in range(5))
     new = workload.clustered_ids(1000, seed=1).codes
     add_s = rounds.seconds(lambda: index.add(new))
     once = {

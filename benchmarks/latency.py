@@ -3,43 +3,57 @@
     python benchmarks/latency.py [--rounds 20]
 
 A round asks each alternative for one user after the other; percentiles are over single requests.
+The alternatives are those of decode.py, checked as there before anything is timed.
 """
 
 import statistics
+from collections.abc import Callable
+from dataclasses import replace
 
 import rounds
 import torch
 import workload
-from decode import BASELINE, MODELS, Baseline, search
+from decode import BASELINE, BASELINE_BF16, MODELS, SHIPPED, Searched, search
 
-from bbqrec.decoding import PrefixIndex
+from bbqrec.precision import Precision
 
 BEAM_WIDTH, REQUESTS = 20, 5
+
+
+def alternatives(searched: Searched) -> dict[str, Callable[[int], object]]:
+    """Calls that answer the user of that number."""
+    users = [workload.histories(1, padded=False, seed=seed) for seed in range(REQUESTS)]
+    longer = [workload.shipped_histories(1, seed=seed) for seed in range(REQUESTS)]
+    index, baseline, ranker = searched.index, searched.baseline, searched.ranker
+    assert ranker is not None
+    found: dict[str, Callable[[int], object]] = {
+        BASELINE: lambda user: baseline.search(*users[user], BEAM_WIDTH),
+        BASELINE_BF16: lambda user: baseline.search(*users[user], BEAM_WIDTH, precision="bf16"),
+    }
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    for name, model in searched.models.items():
+        for p in precisions:
+            found[f"{name}, {p}"] = lambda user, m=model, p=p: search(
+                m, index, *users[user], BEAM_WIDTH, p
+            )
+    for p in precisions:
+        found[f"{SHIPPED}, {p}"] = lambda user, r=replace(ranker, precision=p): r.rank(
+            longer[user], BEAM_WIDTH, exclude_seen=False
+        )
+    return found
 
 
 def main() -> None:
     found = rounds.options(__doc__, rounds=20)
     report = rounds.Report("latency", found)
-    ids = workload.clustered_ids()
-    index = PrefixIndex.build(ids)
-    models = {name: workload.random_model(config, ids) for name, config in MODELS.items()}
-    baseline = Baseline(models["exact"], ids)
-    users = [workload.histories(1, padded=False, seed=seed) for seed in range(REQUESTS)]
-    alternatives = {
-        BASELINE: lambda items, lengths: baseline.search(
-            items, lengths, BEAM_WIDTH, is_constrained=True
-        )
-    }
-    for name, model in models.items():
-        for precision in ("fp32", "bf16"):
-            alternatives[f"{name}, {precision}"] = lambda items, lengths, m=model, p=precision: (
-                search(m, index, items, lengths, BEAM_WIDTH, p)
-            )
-    taken: dict[str, list[float]] = {name: [] for name in alternatives}
+    searched = Searched(REQUESTS, tuple(MODELS), with_shipped=True)
+    searched.check(BEAM_WIDTH, num_users=8)
+    asked = alternatives(searched)
+    taken: dict[str, list[float]] = {name: [] for name in asked}
     for number in range(found.rounds + 1):
-        for name, ask in alternatives.items():
-            for user in users:
-                seconds = rounds.seconds(lambda ask=ask, user=user: ask(*user))
+        for name, ask in asked.items():
+            for user in range(REQUESTS):
+                seconds = rounds.seconds(lambda ask=ask, user=user: ask(user))
                 if number:  # the first round warms up
                     taken[name].append(seconds)
     for name, times in taken.items():

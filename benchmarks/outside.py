@@ -109,7 +109,7 @@ def main() -> None:
         "users_per_s",
         USERS,
         {
-            BASELINE: lambda: baseline.search(items, lengths, BEAM_WIDTH, is_constrained=True),
+            BASELINE: lambda: baseline.search(items, lengths, BEAM_WIDTH),
             RECHUB: ask_rechub,
             CORNAC: ask_cornac,
             "exact, fp32": lambda: search(model, index, items, lengths, BEAM_WIDTH),

@@ -4,8 +4,9 @@ Alternatives take turns within each round, so that a disturbance of the machine 
 a ratio is the median of the rounds' ratios, printed with the smallest and the largest. With one
 thread, times are the processor's for this process: what other work takes away does not count. A
 matrix product of a fixed size is timed before and after: a share of the floor says how close to it
-an alternative comes, and results during which the machine itself changed by more than 15 % are
-marked as not steady. Threads are fixed, freed memory is kept (or not: `--default-allocator`).
+an alternative comes. Results during which the machine itself changed by more than 15 %, or of fewer
+rounds than the script asks for, are not kept unless told so (`--force`), and the first are marked.
+Threads are fixed, freed memory is kept (or not: `--default-allocator`).
 """
 
 import argparse
@@ -62,8 +63,10 @@ def options(
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--default-allocator", action="store_true")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the JSON lines")
+    parser.add_argument("--force", action="store_true", help="keep results that should not be")
     more(parser)
     found = parser.parse_args()
+    found.is_short = found.rounds < rounds
     found.keeps_heap = not found.default_allocator and keep_heap()
     torch.set_num_threads(found.threads)
     if found.quick:
@@ -128,10 +131,10 @@ class Report:
         self.probe = self._probe()
 
     def _probe(self) -> dict[str, float]:
-        return {
-            "fp32": gemm_gflops(torch.float32),
-            "bf16": gemm_gflops(torch.bfloat16),
-        }
+        found = {"fp32": gemm_gflops(torch.float32)}
+        if not self.options.quick:  # it takes seconds where a machine does not multiply bf16
+            found["bf16"] = gemm_gflops(torch.bfloat16)
+        return found
 
     def floor_s(self, flops: float, precision: str = "fp32") -> float:
         """Seconds that this arithmetic takes at the speed of the probe."""
@@ -147,7 +150,10 @@ class Report:
             self.too_slow.append(f"{what} is {ratio:.3g} times as fast, expected {floor} or more")
 
     def close(self) -> None:
-        """Print the table; write the lines unless quick. Exits with 1 if a floor was missed."""
+        """Print the table; write the lines unless quick.
+
+        Exits with 1 if a floor was missed, or if the results are not to be believed.
+        """
         after = self._probe()
         change = max(abs(after[name] / self.probe[name] - 1) for name in after)
         wall_s, cpu_s = time.perf_counter() - self.start[0], time.process_time() - self.start[1]
@@ -163,12 +169,24 @@ class Report:
             **{name: found for name in PEERS if (found := _version(name))},
         }
         print(f"\n{json.dumps(about)}\n\n{table(self.rows)}")
-        if not self.options.quick:
+        doubts = self._doubts(change)
+        if not self.options.quick and not doubts:
             lines = "".join(json.dumps(line) + "\n" for line in (about, *self.rows))
             self.options.out.mkdir(parents=True, exist_ok=True)
             write_bytes(self.options.out / f"{self.name}.jsonl", lines.encode())
-        if self.too_slow:
-            sys.exit("\n".join(self.too_slow))
+        if failures := self.too_slow + doubts:
+            sys.exit("\n".join(failures))
+
+    def _doubts(self, change: float) -> list[str]:
+        """Why the results must not take the place of those that are kept."""
+        if self.options.quick or self.options.force:
+            return []
+        found = []
+        if change > MAX_PROBE_CHANGE:
+            found.append(f"the machine's own speed changed by {change:.0%}")
+        if self.options.is_short:
+            found.append(f"{self.options.rounds} rounds are too few")
+        return [f"{why}: nothing is written to {self.options.out} (--force)" for why in found]
 
 
 def table(rows: list[dict[str, Any]]) -> str:

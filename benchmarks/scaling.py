@@ -60,9 +60,7 @@ class Searched:
         if why_not is None:
             baseline = self.baseline
             assert baseline is not None
-            alternatives[BASELINE] = lambda: baseline.search(
-                items, lengths, beam_width, is_constrained=True
-            )
+            alternatives[BASELINE] = lambda: baseline.search(items, lengths, beam_width)
         else:
             report.row(**row, alternative=BASELINE, left_out=why_not)
         for name, model in self.models.items():

@@ -2,9 +2,12 @@
 
 import torch
 
+from bbqrec.decoding import DenseRanker, RankingConfig, make_ranker
+from bbqrec.ranking import Histories
 from bbqrec.recommender import (
     ItemTables,
     NeighborConfig,
+    Neighbors,
     RecommenderConfig,
     SequenceModel,
     SimilarityConfig,
@@ -36,6 +39,8 @@ GENERATE = RecommenderConfig(
     similarity=NO_SIMILARITY,
     use_content=False,
 )
+SHIPPED = RecommenderConfig()  # the preset `fast`, which ranks all items by the dense score
+CONTENT_DIM = 768
 WIDE_FAST = ONE_PASS.model_copy(update=LIGHT)
 
 
@@ -73,11 +78,44 @@ def random_model(
     config: RecommenderConfig, ids: SemanticIds, *, vectors: torch.Tensor | None = None
 ) -> SequenceModel:
     """A model with random weights; `vectors` feed the similarity bias where it is enabled."""
-    torch.manual_seed(0)
     named = {} if vectors is None else {"text": vectors}
     present = {name: torch.ones(len(ids), dtype=torch.bool) for name in named}
     unseen = torch.zeros(len(ids), dtype=torch.bool)
-    tables = ItemTables(ids, {}, {}, named, present, unseen)
+    return _model(config, ItemTables(ids, {}, {}, named, present, unseen))
+
+
+def shipped_ranker(ids: SemanticIds) -> DenseRanker:
+    """The preset `fast` as it is: text and pictures, similarity, repeats, 50 neighbors of each
+    kind, drawn at random."""
+    generator = torch.Generator().manual_seed(0)
+    shape, config = (len(ids), CONTENT_DIM), SHIPPED.neighbors
+    content = {name: torch.randn(shape, generator=generator) for name in ("text", "image")}
+    present = {name: torch.ones(len(ids), dtype=torch.bool) for name in content}
+    size = (1, len(ids) + 1, config.num_neighbors)
+    neighbors = {
+        kind: Neighbors(
+            torch.randint(len(ids), size, generator=generator).int(),
+            torch.randint(config.num_buckets, size, generator=generator).to(torch.uint8),
+            torch.linspace(-1, 0, config.num_buckets - 1),
+        )
+        for kind in ("behavior", *content)
+    }
+    unseen = torch.zeros(len(ids), dtype=torch.bool)
+    tables = ItemTables(ids, content, present, content, present, unseen, neighbors)
+    ranker = make_ranker(_model(SHIPPED, tables), ids, RankingConfig())
+    assert isinstance(ranker, DenseRanker)
+    return ranker
+
+
+def shipped_histories(num_users: int, seed: int = 0) -> Histories:
+    """Of as many items as the preset `fast` reads."""
+    size = SHIPPED.max_history
+    items, _ = histories(num_users, padded=False, longest=size, seed=seed)
+    return Histories(items.flatten(), torch.arange(num_users + 1) * size)
+
+
+def _model(config: RecommenderConfig, tables: ItemTables) -> SequenceModel:
+    torch.manual_seed(0)
     edges = {}
     if config.similarity.enabled:
         items, lengths = histories(256, padded=False)
