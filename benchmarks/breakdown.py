@@ -1,4 +1,4 @@
-"""Where the time goes in float32: shares of a search and of a training step, by kind of work.
+"""Where the time goes: shares of searches, training steps and an RQ-VAE epoch, by kind of work.
 
     python benchmarks/breakdown.py [--rounds 5]
 
@@ -9,16 +9,20 @@ their shapes. "between" is what the profiler saw no operation in: Python.
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import rounds
-import torch
 import workload
 from decode import search
+from index import BATCH, BEAM_WIDTH, our_steps, random_log_probs
+from tokenizer import epoch_flops, our_epoch, planted_features
 from torch.profiler import ProfilerActivity, profile
 from train import batch, code_loss, step
 
 from bbqrec.decoding import PrefixIndex
+from bbqrec.precision import Precision
+from bbqrec.recommender import RecommenderConfig
 
 KINDS = {
     "products": ("aten::linear", "aten::mm", "aten::addmm", "mkldnn::_linear_pointwise"),
@@ -35,6 +39,7 @@ KINDS = {
         *("aten::unfold", "aten::masked_fill_", "aten::pad", "aten::index", "aten::log_softmax"),
         "aten::index_select",
     ),
+    "casts": ("aten::to", "aten::_to_copy", "aten::copy_"),
     "optimizer": ("aten::_fused_adamw_", "aten::_foreach_norm", "aten::_foreach_mul_"),
 }
 KIND_OF = {name: kind for kind, names in KINDS.items() for name in names}
@@ -61,40 +66,66 @@ def shares(run: Callable[[], object], times: int) -> Row:
     return {kind: f"{100 * taken[kind] / whole:.0f}%" for kind in order}
 
 
+SEARCHES: tuple[tuple[str, RecommenderConfig, Precision, int, int], ...] = (
+    ("exact", workload.EXACT, "fp32", 32, 10),
+    ("exact", workload.EXACT, "fp32", 32, 20),
+    ("exact", workload.EXACT, "fp32", 1, 20),
+    ("exact", workload.EXACT, "bf16", 32, 10),
+    ("exact", workload.EXACT, "bf16", 32, 20),
+    ("fast", workload.FAST, "fp32", 1, 20),
+)
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+
+
 def main() -> None:
     found = rounds.options(__doc__)
     report = rounds.Report("breakdown", found)
+    quick = found.quick
     ids = workload.clustered_ids()
     index = PrefixIndex.build(ids)
-    model = workload.random_model(workload.EXACT, ids)
-    for users, beam_width in ((32, 10),) if found.quick else ((32, 10), (32, 20), (1, 20)):
+    for name, config, precision, users, beam_width in SEARCHES[:1] if quick else SEARCHES:
+        model = workload.random_model(config, ids)
         items, lengths = workload.histories(users, padded=False)
+        run = partial(search, model, index, items, lengths, beam_width, precision)
+        flops = users * workload.search_flops(config, beam_width)
+        work = f"{name} search, {users} users, beams of {beam_width}"
+        _row(report, work, run, precision, flops)
 
-        def run(
-            items: torch.Tensor = items, lengths: torch.Tensor = lengths, width: int = beam_width
-        ) -> None:
-            search(model, index, items, lengths, width)
-
-        flops = users * workload.search_flops(workload.EXACT, beam_width)
-        _row(report, f"exact search, {users} users, beams of {beam_width}", run, flops)
-    items, targets = batch(8 if found.quick else 64)
-    trained = workload.random_model(workload.ONE_PASS, ids)
+    items, targets = batch(8 if quick else 64)
     flops = len(items) * workload.training_flops(workload.ONE_PASS)
-    run = step(trained, lambda: code_loss(trained, items, targets), "fp32")
-    _row(report, f"training step in one pass, {len(items)} users", run, flops)
+    for precision in PRECISIONS[:1] if quick else PRECISIONS:
+        trained = workload.random_model(workload.ONE_PASS, ids)
+        loss = partial(code_loss, trained, items, targets)
+        work = f"training step in one pass, {len(items)} users"
+        _row(report, work, step(trained, loss, precision), precision, flops)
+
+    num_items = workload.NUM_ITEMS if quick else 10_000_000
+    large = PrefixIndex.build(workload.clustered_ids(num_items))
+    run = partial(our_steps, large, random_log_probs())
+    work = f"choice of codes, {num_items} items, {BATCH} users, beams of {BEAM_WIDTH}"
+    _row(report, work, run, "fp32")
+
+    features = planted_features()
+    for precision in PRECISIONS[:1] if quick else PRECISIONS:
+        run = our_epoch(features, precision)
+        _row(report, "RQ-VAE epoch", run, precision, epoch_flops())
     report.close()
 
 
-def _row(report: rounds.Report, work: str, run: Callable[[], None], flops: float) -> None:
+def _row(
+    report: rounds.Report,
+    work: str,
+    run: Callable[[], object],
+    precision: Precision,
+    flops: float | None = None,
+) -> None:
     times, _ = rounds.interleave({work: run}, report.options.rounds)
     seconds = min(times[work])
-    floor = f"{100 * report.floor_s(flops) / seconds:.0f}%"
-    report.row(
-        work=work,
-        ms=rounds.rounded(1e3 * seconds),
-        floor=floor,
-        **shares(run, report.options.rounds),
-    )
+    row: Row = {"work": work if precision == "fp32" else f"{work}, {precision}"}
+    row["ms"] = rounds.rounded(1e3 * seconds)
+    if flops is not None:
+        row["floor"] = f"{100 * report.floor_s(flops, precision) / seconds:.0f}%"
+    report.row(**row, **shares(run, report.options.rounds))
 
 
 if __name__ == "__main__":

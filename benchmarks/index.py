@@ -59,6 +59,13 @@ def our_steps(index: PrefixIndex, log_probs: list[Tensor]) -> tuple[list[float],
     return taken, ranking.scores, ranking.items
 
 
+def random_log_probs() -> list[Tensor]:
+    """Per level what a model might say of every beam's next code."""
+    shape = (BATCH, BEAM_WIDTH, CODEBOOK_SIZE)
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(shape, generator=generator).log_softmax(-1) for _ in range(NUM_LEVELS)]
+
+
 class Transitions(NamedTuple):
     """One level in STATIC's form: a dense table of next nodes, or rows of codes and next nodes."""
 
@@ -133,9 +140,7 @@ def measure(num_items: int, report: rounds.Report, repeats: int) -> None:
         for part in level[:4]
         if part is not None
     )
-    shape = (BATCH, BEAM_WIDTH, CODEBOOK_SIZE)
-    generator = torch.Generator().manual_seed(1)
-    log_probs = [torch.randn(shape, generator=generator).log_softmax(-1) for _ in range(NUM_LEVELS)]
+    log_probs = random_log_probs()
     _, found, items = our_steps(index, log_probs)
     _, expected = static_steps(levels, log_probs)
     torch.testing.assert_close(found, expected, msg="the two searches disagree")
@@ -161,7 +166,7 @@ def measure(num_items: int, report: rounds.Report, repeats: int) -> None:
                     for p, prefix, given in zip(processors, prefixes, log_probs, strict=True)
                 ]
             )
-    mask = torch.rand(num_items, generator=generator) < 0.5
+    mask = torch.rand(num_items, generator=torch.Generator().manual_seed(1)) < 0.5
     restrict_s = statistics.median(rounds.seconds(lambda: index.restrict(mask)) for _ in range(5))
     new = workload.clustered_ids(1000, seed=1).codes
     add_s = rounds.seconds(lambda: index.add(new))

@@ -12,6 +12,7 @@ is timed, both quantizers must choose the same codes with the same codebooks, ou
 
 import statistics
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import faiss
@@ -78,7 +79,7 @@ def their_epoch(vectors: Tensor) -> Callable[[], None]:
 
 def check_equality() -> None:
     """The codes of `ResidualVQ`, whatever the precision around the quantizer."""
-    recipe = RQVAERecipe([_features(planted_vectors())], CONFIG, seed=0, device=torch.device("cpu"))
+    recipe = RQVAERecipe([planted_features()], CONFIG, seed=0, device=torch.device("cpu"))
     recipe.start_epoch(0)
     quantizer = recipe.model.quantizer
     reference = ResidualVQ(dim=CONFIG.dim, num_quantizers=CONFIG.num_levels, codebook_size=256)
@@ -100,6 +101,18 @@ def _descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def planted_features() -> Features:
+    return _features(planted_vectors())
+
+
+def epoch_flops() -> float:
+    """Products of an epoch of RQ-VAE: forward, twice that backward but for the features, codes."""
+    dims = (WIDTH, *CONFIG.encoder_dims, CONFIG.dim)
+    weights = 2 * sum(a * b for a, b in pairwise(dims))
+    distances = 2 * CONFIG.num_levels * CONFIG.dim * 256
+    return float(NUM_ITEMS * (6 * weights - 2 * dims[0] * dims[1] + distances))
 
 
 def _features(vectors: Tensor) -> Features:
@@ -140,7 +153,11 @@ def main() -> None:
         "ours, bf16": our_epoch(features, "bf16"),
     }
     times, _ = rounds.interleave(epochs, found.rounds)
-    _rows(report, "RQ-VAE epoch", times)
+    shares = {
+        name: report.floor_s(epoch_flops(), name[-4:]) / statistics.median(taken)
+        for name, taken in times.items()
+    }
+    _rows(report, "RQ-VAE epoch", times, share_of_floor=shares)
     errors: dict[str, float] = {}
 
     def remember(name: str, fit: Callable[[], float]) -> Callable[[], None]:
