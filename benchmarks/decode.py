@@ -161,6 +161,13 @@ def check_shipped(ranker: DenseRanker, histories: Histories, k: int) -> None:
         torch.testing.assert_close(scores[0], found.scores[user], atol=1e-4, rtol=1e-4)
 
 
+def valid_share(ids: SemanticIds, tokens: torch.Tensor) -> float:
+    """Share of answers that some item has as its semantic ID."""
+    place = ids.num_tokens ** torch.arange(ids.num_levels)
+    is_there = torch.isin((tokens * place).sum(-1), (ids.tokens * place).sum(-1))
+    return rounds.rounded(float(is_there.double().mean()))
+
+
 def agreement(one: Ranking, other: Ranking, k: int = 10) -> float:
     """Share of the ten best items that two answers have in common."""
     is_same = one.items[:, :k, None] == other.items[:, None, :k]
@@ -253,6 +260,8 @@ def main() -> None:
                 flops = num_users * workload.search_flops(MODELS[name], beam_width)
                 floor_s = report.floor_s(flops, precision)
                 row["share_of_floor"] = rounds.rounded(floor_s / statistics.median(taken))
+            if label == UNCONSTRAINED:
+                row["valid_ids"] = valid_share(searched.baseline.ids, theirs[label]()[0])
             if label in ours and precision == "bf16":
                 answers = (ours[f"{name}, {p}"]() for p in ("fp32", "bf16"))
                 row["top_10_as_fp32"] = agreement(*answers)

@@ -6,7 +6,8 @@ Microseconds per beam and level of a whole step of a search for 64 users with 20
 children, scores, the best. Hugging Face's `PrefixConstrainedLogitsProcessor` is timed alone,
 without the choice that follows it, and without building its trie. "STATIC's technique" is our own
 re-implementation of Vectorizing the Trie (arXiv 2602.22647): dense tables for two levels, then
-transitions in CSR form, read in slices as wide as the level's widest node.
+transitions in CSR form, read in slices as wide as the level's widest node. "brute force" compares
+every prefix that might follow with all items, as GRID does: 4 beams of the smallest catalog alone.
 """
 
 import gc
@@ -128,6 +129,24 @@ def processor_steps(
     return taken
 
 
+def brute_force_steps(codes: Tensor, chosen: Tensor) -> tuple[list[float], list[Tensor]]:
+    """Seconds at each level, as if for all beams, and which codes may follow.
+
+    Args:
+        chosen: codes of the items that the beams will end at.
+    """
+    taken, found = [], []
+    every = torch.arange(CODEBOOK_SIZE)[:, None]
+    for level in range(NUM_LEVELS):
+        prefixes = chosen[:, None, :level].expand(-1, CODEBOOK_SIZE, -1)
+        candidates = torch.cat([prefixes, every.expand(len(chosen), -1, -1)], -1)
+        start = rounds.clock()
+        equal = [(beam[:, None] == codes[:, : level + 1]).all(-1).any(-1) for beam in candidates]
+        found.append(torch.stack(equal))  # (beam, code)
+        taken.append((rounds.clock() - start) * BATCH * BEAM_WIDTH / len(chosen))
+    return taken, found
+
+
 def measure(num_items: int, report: rounds.Report, repeats: int) -> None:
     ids = workload.clustered_ids(num_items)
     start = rounds.clock()
@@ -154,6 +173,14 @@ def measure(num_items: int, report: rounds.Report, repeats: int) -> None:
         prefixes = [roots[:, :1], *(tokens[:, : depth + 1] for depth in range(1, NUM_LEVELS))]
         processors = [PrefixConstrainedLogitsProcessor(allowed, 1), *[processor] * 3]
         times["Hugging Face processor"] = []
+    has_brute_force = num_items == workload.NUM_ITEMS and not report.options.quick
+    codes, chosen = ids.codes, ids.codes[items[:4, 0]]
+    if has_brute_force:
+        times["brute force"] = []
+        for depth, is_valid in enumerate(brute_force_steps(codes, chosen)[1]):
+            begun = torch.nn.functional.pad(ids.tokens[items[:4, 0]][:, :depth], (1, 0))
+            number = torch.tensor([len(allowed(0, prefix)) for prefix in begun])
+            torch.testing.assert_close(is_valid.sum(1), number, msg="brute force disagrees")
     gc.collect()
     gc.freeze()  # a collection would walk all dictionaries of the trie in the midst of a round
     for _ in range(repeats + 1):  # the first warms up
@@ -166,6 +193,8 @@ def measure(num_items: int, report: rounds.Report, repeats: int) -> None:
                     for p, prefix, given in zip(processors, prefixes, log_probs, strict=True)
                 ]
             )
+        if has_brute_force:
+            times["brute force"].append(brute_force_steps(codes, chosen)[0])
     mask = torch.rand(num_items, generator=torch.Generator().manual_seed(1)) < 0.5
     restrict_s = statistics.median(rounds.seconds(lambda: index.restrict(mask)) for _ in range(5))
     new = workload.clustered_ids(1000, seed=1).codes
