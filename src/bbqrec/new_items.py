@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bbqrec.bundle import RunFolder
 from bbqrec.data import TEXT_SEPARATOR, Dataset, PostedItem
-from bbqrec.decoding import RankingConfig, make_ranker
+from bbqrec.decoding import GenerativeRanker, RankingConfig, make_ranker
 from bbqrec.errors import FeatureError, RequestError
 from bbqrec.features import Encoder, Features, load_encoder, standardize, standardize_like
 from bbqrec.features.image_files import UnreadableImageError
@@ -136,7 +136,10 @@ class NewItems:
             titles=[*base.dataset.titles, *titles],
             is_cold=np.append(base.dataset.is_cold, np.ones(len(item_ids), bool)),
         )
-        ranker = make_ranker(model, ids, self.ranking)
+        index = None
+        if isinstance(base.ranker, GenerativeRanker):
+            index = base.ranker.index.add(newcomers.codes)
+        ranker = make_ranker(model, ids, self.ranking, index=index)
         available = base.available
         if available is not None:
             available = F.pad(available, (0, len(item_ids)), value=True)

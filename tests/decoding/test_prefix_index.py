@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_models import random_ids
+from random_models import new_session, random_ids
 
-from bbqrec.decoding import PrefixIndex
+from bbqrec.decoding import PrefixIndex, beam_search
 from bbqrec.ranking import Histories
 from bbqrec.semantic_ids import SemanticIds
 
@@ -76,7 +76,7 @@ def test_an_edge_is_open_when_an_allowed_item_lies_behind_it(
 
     assert len(index) == sum(allowed)
     assert index.num_items == len(ids)
-    assert (index.places >= 0).tolist() == allowed
+    assert index.are_open(torch.arange(len(ids))).tolist() == allowed
     nodes = prefixes(index)
     for depth, level in enumerate(index.levels[:-1], start=1):
         below = items_below(ids, depth)
@@ -129,12 +129,69 @@ def test_adding_items_equals_building_with_them(
 
     index = old.add(ids.codes[num_old:])
 
+    assert_same(index, expected)
+
+
+def assert_same(index: PrefixIndex, expected: PrefixIndex) -> None:
+    """Not only the same answers: the same arrays."""
     assert index.items.tolist() == expected.items.tolist()
+    assert index.places.tolist() == expected.places.tolist()
     assert (index.num_items, len(index)) == (expected.num_items, len(expected))
     for level, expected_level in zip(index.levels, expected.levels, strict=True):
         assert (level.fan_out, level.window) == (expected_level.fan_out, expected_level.window)
-        for tensor, wanted in zip(level.tensors(), expected_level.tensors(), strict=True):
-            assert tensor.tolist() == wanted.tolist()
+        assert level.padded_codes.tolist() == expected_level.padded_codes.tolist()
+        assert level.first_edge.tolist() == expected_level.first_edge.tolist()
+        assert level.is_open.tolist() == expected_level.is_open.tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(codebook_sizes, seeds, st.data())
+def test_adding_and_removing_in_any_order_equals_building_anew(
+    codebook_sizes: tuple[int, ...], seed: int, data: st.DataObject
+) -> None:
+    ids = random_ids(60, codebook_sizes, seed=seed)
+    num_items, allowed = 15, torch.arange(60) < 15
+    index = PrefixIndex.build(SemanticIds(ids.codes[:num_items], codebook_sizes))
+    for _ in range(data.draw(st.integers(1, 6))):
+        if data.draw(st.booleans()):
+            num_new = data.draw(st.integers(1, min(7, 60 - num_items)))
+            index = index.add(ids.codes[num_items : num_items + num_new])
+            allowed[num_items : num_items + num_new] = True
+            num_items += num_new
+        else:  # with repetitions, and some that are gone already
+            gone = data.draw(st.lists(st.integers(0, num_items - 1), max_size=40))
+            index = index.remove(torch.tensor(gone, dtype=torch.int64))
+            allowed[gone] = False
+
+    anew = PrefixIndex.build(SemanticIds(ids.codes[:num_items], codebook_sizes))
+    anew = anew.restrict(allowed[:num_items])
+    assert_same(index, anew)
+    session, other = (new_session(ids, batch=2, seed=seed % 1000) for _ in range(2))
+    found = beam_search(session, index, beam_width=4, k=9)
+    expected = beam_search(other, anew, beam_width=4, k=9)
+    assert torch.equal(found.items, expected.items)
+    assert torch.equal(found.scores, expected.scores)
+
+
+@pytest.mark.parametrize("num_closed", [0, 3, 900])
+@pytest.mark.parametrize("start", [0, 40_000])
+def test_a_mask_that_comes_again_is_not_worked_out_again(
+    num_closed: int, start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bbqrec.decoding.prefix_index.REMOVE_START", start)
+    index = PrefixIndex.build(random_ids(1000, (8, 8, 8), seed=0))
+    allowed = torch.arange(1000) >= num_closed
+    expected = index.restrict(allowed)
+
+    found = index.only(allowed)
+
+    assert_same(found, expected)
+    assert index.only(allowed.clone()) is found
+    for number in range(3):  # others do not push it out at once
+        index.only(torch.arange(1000) != 999 - number)
+    assert index.only(allowed) is found
+    allowed[500] = ~allowed[500]  # the same tensor, another mask
+    assert_same(index.only(allowed), index.restrict(allowed))
 
 
 @settings(deadline=None, max_examples=50)

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from bbqrec.bundle import RunFolder
+from bbqrec.decoding import PrefixIndex, RankingConfig, make_ranker
 from bbqrec.new_items import NewItems, Placed
+from bbqrec.ranking import Histories
 from bbqrec.recommend import Recommender
+from bbqrec.semantic_ids import SemanticIds
 
 
 def test_a_twin_has_the_content_and_the_neighbors_of_its_original(run: Path) -> None:
@@ -49,3 +53,34 @@ def test_prefixes_that_no_item_had_are_added_to_the_tree(run: Path) -> None:
     assert torch.equal(new.own[: len(old.own)], old.own)
     assert not new.own[len(old.own) :].any()
     assert not new.bias[len(old.bias) :].any()
+
+
+def test_a_posted_item_is_added_to_the_index_and_nothing_is_built_anew(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(run)
+    recommender = Recommender.from_pretrained(run)
+    model, ids = recommender.model, recommender.semantic_ids
+    ranking = RankingConfig(rank_by="generative", beam_width=10)
+    generating = Recommender(recommender.dataset, ids, model, make_ranker(model, ids, ranking))
+    features = {f.modality: f for f in folder.features(folder.dataset())}
+    posted = [
+        Placed(f"new {n}", f"New {n}", {name: -f.vectors[n] for name, f in features.items()})
+        for n in range(3)
+    ]
+    maker = NewItems(folder, generating)
+    maker.ranking = ranking  # type: ignore[misc]  # not that of the run
+    built: list[SemanticIds] = []
+    build = PrefixIndex.build
+    monkeypatch.setattr(PrefixIndex, "build", lambda ids: built.append(ids) or build(ids))
+
+    extended = maker.extend(posted).recommender
+
+    assert not built
+    anew = make_ranker(extended.model, extended.semantic_ids, ranking)
+    assert built == [extended.semantic_ids]
+    histories = Histories(torch.arange(12), torch.tensor([0, 3, 12, 12]))
+    found = extended.ranker.rank(histories, 20, exclude_seen=True)
+    expected = anew.rank(histories, 20, exclude_seen=True)
+    assert torch.equal(found.items, expected.items)
+    assert torch.equal(found.scores, expected.scores)

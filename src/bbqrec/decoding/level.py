@@ -1,6 +1,6 @@
 """One level of the prefix index: which codes may follow each prefix of one length."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -73,10 +73,12 @@ class Level:
 
     @property
     def is_open(self) -> Bool[Tensor, " edge"]:
+        return self.are_open(torch.arange(self.num_edges, device=self.first_edge.device))
+
+    def are_open(self, edges: Int[Tensor, " some_edge"]) -> Bool[Tensor, " some_edge"]:
         if self.open_bits is None:
-            return torch.ones(self.num_edges, dtype=torch.bool, device=self.first_edge.device)
-        bit = torch.arange(WORD, device=self.open_bits.device)
-        return ((self.open_bits[:, None] >> bit) & 1).flatten()[: self.num_edges].bool()
+            return torch.ones_like(edges, dtype=torch.bool)
+        return (self.open_bits[edges // WORD] >> (edges % WORD)) & 1 > 0
 
     def only(self, is_open: Bool[Tensor, " edge"]) -> "Level":
         """The same edges, of which these are open."""
@@ -85,12 +87,28 @@ class Level:
         bits = F.pad(is_open, (0, missing)).view(-1, WORD).int()
         bit = torch.arange(WORD, dtype=torch.int32, device=is_open.device)
         words = (bits << bit).sum(1, dtype=torch.int32)
-        return Level(self.padded_codes, self.first_edge, self.fan_out, self.window, words)
+        return replace(self, open_bits=words)
+
+    def without(self, edges: Int[Tensor, " closed"]) -> "Level":
+        """The same edges, of which these, open so far and each given once, are closed.
+
+        Costs what the given edges cost, and a copy of the bits.
+        """
+        if self.open_bits is None:
+            num_full, num_more = divmod(self.num_edges, WORD)
+            words = self.first_edge.new_zeros(num_full + (num_more > 0) + 1)
+            words[:num_full] = -1
+            words[num_full] = (1 << num_more) - 1
+        else:
+            words = self.open_bits.clone()
+        bits = torch.ones_like(edges, dtype=torch.int32) << (edges % WORD).int()
+        words.index_add_(0, edges // WORD, bits, alpha=-1)
+        return replace(self, open_bits=words)
 
     def to(self, device: torch.device | str) -> "Level":
         words = None if self.open_bits is None else self.open_bits.to(device)
         codes, first_edge = self.padded_codes.to(device), self.first_edge.to(device)
-        return Level(codes, first_edge, self.fan_out, self.window, words)
+        return replace(self, padded_codes=codes, first_edge=first_edge, open_bits=words)
 
     def tensors(self) -> list[Tensor]:
         bits = [] if self.open_bits is None else [self.open_bits]
@@ -136,8 +154,28 @@ class Level:
 
     def num_open_children(self, nodes: Int[Tensor, " node"]) -> Int[Tensor, " node"]:
         """How many open edges leave each of the given nodes."""
-        if self.open_bits is None or not len(nodes):
-            return (self.first_edge[nodes + 1] - self.first_edge[nodes]).long()
-        below = self.below(nodes[None])
-        num_open = (below.mask[0] == 0).sum(1)
-        return torch.zeros_like(nodes).index_add(0, below.beam[0], num_open)
+        first, end = self.first_edge[nodes].long(), self.first_edge[nodes + 1].long()
+        return self._num_open_before(end) - self._num_open_before(first)
+
+    def _num_open_before(self, edges: Int[Tensor, " some_edge"]) -> Int[Tensor, " some_edge"]:
+        if self.open_bits is None:
+            return edges
+        word = edges // WORD
+        below = (1 << (edges % WORD)) - 1  # the bits of the edges before, in the same word
+        return self._open_before_word[word] + _num_bits(self.open_bits[word] & below)
+
+    @cached_property
+    def _open_before_word(self) -> Int[Tensor, " word"]:
+        """How many open edges come before each word of bits."""
+        assert self.open_bits is not None
+        num_bits = _num_bits(self.open_bits)
+        return num_bits.cumsum(0) - num_bits
+
+
+def _num_bits(words: Integer[Tensor, " some_word"]) -> Int[Tensor, " some_word"]:
+    """How many bits of each 32-bit word are 1: sums of neighbors, of neighboring sums, and on."""
+    x = words.long() & 0xFFFFFFFF
+    x = x - ((x >> 1) & 0x55555555)
+    x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F
+    return ((x * 0x01010101) & 0xFFFFFFFF) >> 24

@@ -20,9 +20,14 @@ from bbqrec.decoding.level import Level
 from bbqrec.ranking import Histories
 from bbqrec.semantic_ids import SemanticIds
 
+KEPT_MASKS = 4
+# What one item costs that is closed alone, and what closing any number alone costs on top, beside
+# what it costs to find out for one item of the catalog what of it is open.
+REMOVE_COST, REMOVE_START = 16, 40_000
+
 
 class Blocked(NamedTuple):
-    """Edges of one level that are closed to single users."""
+    """Edges of one level that are closed to single users; -1 in places that say nothing."""
 
     users: Int[Tensor, " entry"]
     edges: Int[Tensor, " entry"]
@@ -30,17 +35,17 @@ class Blocked(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PrefixIndex:
-    """The semantic IDs of some or all items of a catalog, searchable from coarse to fine.
+    """The semantic IDs of a catalog, of which some or all items may be found, coarse to fine.
 
     Args:
         items: the item at each edge of the last level.
-        num_items: size of the whole catalog, which item numbers refer to.
+        places: the last-level edge of each item.
         num_open: how many of the items may be found.
     """
 
     levels: tuple[Level, ...]
     items: Int32[Tensor, " edge"]
-    num_items: int
+    places: Int32[Tensor, " item"]
     num_open: int
 
     @classmethod
@@ -66,33 +71,53 @@ class PrefixIndex:
             first_edge = begins_node[begins].nonzero()[:, 0]
             levels.append(Level.of(codes[begins], F.pad(first_edge, (0, 1), value=len(begins))))
             begins_node = begins_edge
-        return cls(tuple(levels), items, len(ids), len(ids))
+        return cls(tuple(levels), items, _inverse(items), len(ids))
 
     def __len__(self) -> int:
         """How many items can be found."""
         return self.num_open
 
     @property
+    def num_items(self) -> int:
+        """Size of the whole catalog, which item numbers refer to."""
+        return len(self.items)
+
+    @property
     def num_bytes(self) -> int:
-        """Memory of the levels; the table of items takes 4 bytes for each of them on top."""
+        """Memory of the levels; the two tables of items take 8 bytes for each of them on top."""
         tensors = [tensor for level in self.levels for tensor in level.tensors()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-    @cached_property
-    def places(self) -> Int32[Tensor, " item"]:
-        """The last-level edge of every item of the catalog, -1 for items that are not open."""
-        place = torch.arange(len(self.items), dtype=torch.int32, device=self.items.device)
-        if self.num_open < len(place):
-            place = place.masked_fill(~self.levels[-1].is_open, -1)
-        places = self.items.new_full((self.num_items,), -1)
-        places[self.items] = place
-        return places
 
     def to(self, device: torch.device | str) -> "PrefixIndex":
         items = self.items.to(device)
         if items is self.items:
             return self
-        return replace(self, levels=tuple(level.to(device) for level in self.levels), items=items)
+        levels = tuple(level.to(device) for level in self.levels)
+        return replace(self, levels=levels, items=items, places=self.places.to(device))
+
+    def are_open(self, items: Int[Tensor, " some_item"]) -> Bool[Tensor, " some_item"]:
+        """Which of these items may be found."""
+        return self.levels[-1].are_open(self.places[items].long())
+
+    def only(self, allowed: Bool[Tensor, " item"]) -> "PrefixIndex":
+        """As `restrict`, quickly for masks that come again or close little.
+
+        The latest few are kept with what was made of them.
+        """
+        allowed, kept = allowed.cpu(), tuple(self._kept)
+        entry = next((entry for entry in kept if torch.equal(entry[0], allowed)), None)
+        if entry is None:
+            closed = (~allowed).nonzero()[:, 0]
+            is_few = REMOVE_COST * len(closed) + REMOVE_START < self.num_items
+            # A copy of the mask, since whoever asks may write to it.
+            entry = allowed.clone(), self.remove(closed) if is_few else self.restrict(allowed)
+        # In one step, since another thread may read.
+        self._kept[:] = [entry, *(other for other in kept if other is not entry)][:KEPT_MASKS]
+        return entry[1]
+
+    @cached_property
+    def _kept(self) -> "list[tuple[Tensor, PrefixIndex]]":
+        return []
 
     def restrict(self, allowed: Bool[Tensor, " item"]) -> "PrefixIndex":
         """The index of those of its items that are allowed: what leads only to others is closed.
@@ -100,7 +125,7 @@ class PrefixIndex:
         Arrays are shared with this index; a restricted one has a bit per edge of its own.
         """
         is_open = allowed.to(self.items.device)[self.items]  # (edge,)
-        if self.num_open < len(self.items):
+        if self.num_open < self.num_items:
             is_open = is_open & self.levels[-1].is_open
         num_open = int(is_open.count_nonzero())
         levels: list[Level] = []
@@ -109,6 +134,18 @@ class PrefixIndex:
             before = F.pad(is_open.cumsum(0, dtype=torch.int32), (1, 0))
             is_open = before[level.first_edge].diff() > 0  # nodes: the edges of the level above
         return replace(self, levels=tuple(reversed(levels)), num_open=num_open)
+
+    def remove(self, items: Int[Tensor, " closed"]) -> "PrefixIndex":
+        """The index without these items: what leads only to them is closed, as by `restrict`.
+
+        Costs what the given items cost and a copy of the bits, an eighth of a byte per edge.
+        """
+        one = Histories(items, torch.tensor([0, len(items)], device=items.device))
+        blocked = self.blocked_by(one.to(self.items.device))
+        levels = tuple(
+            level.without(closed.edges) for level, closed in zip(self.levels, blocked, strict=True)
+        )
+        return replace(self, levels=levels, num_open=self.num_open - len(blocked[-1].edges))
 
     def add(self, codes: Int[Tensor, "new level"]) -> "PrefixIndex":
         """The index with further items, numbered after the last; on the CPU.
@@ -135,32 +172,57 @@ class PrefixIndex:
             num_nodes = len(keys)
         items = torch.empty(num_nodes, dtype=torch.int32)
         items[is_new], items[~is_new] = (self.num_items + order).int(), self.items
-        found = PrefixIndex(tuple(levels), items, self.num_items + len(codes), len(items))
-        if self.num_open == len(self.items):
+        found = PrefixIndex(tuple(levels), items, _inverse(items), len(items))
+        if self.num_open == self.num_items:
             return found
-        return found.restrict(F.pad(self.places >= 0, (0, len(codes)), value=True))
+        was_open = self.are_open(torch.arange(self.num_items))
+        return found.restrict(F.pad(was_open, (0, len(codes)), value=True))
 
-    def blocked_by(self, excluded: Histories) -> list[Blocked]:
+    def blocked_by(self, excluded: Histories, *, is_static: bool = False) -> list[Blocked]:
         """What is closed, per level, to users who must not get the items given for each.
 
         An edge is closed to a user when no item that the user may get is left behind it: the
         items' own edges, and from there upward every edge all of whose children are closed.
+
+        Args:
+            is_static: every level has an entry for each excluded item, most of them saying nothing;
+                their number else follows from what is closed, which the device must be asked.
         """
         edges = self.places[excluded.items].long()
-        is_here = edges >= 0
-        pairs = torch.unique((excluded.rows() * len(self.items) + edges)[is_here])
-        users, edges = pairs // len(self.items), pairs % len(self.items)
+        entry = torch.arange(len(edges), device=edges.device)
+        users = torch.searchsorted(excluded.offsets, entry, right=True) - 1
+        pairs = (users * self.num_items + edges).sort().values
+        users, edges = pairs // self.num_items, pairs % self.num_items
+        is_closed = _begins(pairs) & self.levels[-1].are_open(edges)
         blocked: list[Blocked] = []
         for level in reversed(self.levels):
-            blocked.append(Blocked(users, edges))
+            if not is_static:
+                users, edges, is_closed = users[is_closed], edges[is_closed], is_closed[is_closed]
+            if not len(edges):
+                blocked.append(Blocked(users, edges))
+                continue
+            blocked.append(Blocked(users, edges.masked_fill(~is_closed, -1)))
             nodes = torch.searchsorted(level.first_edge, edges.int(), right=True) - 1
-            pairs, num_closed = torch.unique_consecutive(
-                users * level.num_nodes + nodes, return_counts=True
-            )
-            users, nodes = pairs // level.num_nodes, pairs % level.num_nodes
+            begins_node = _begins(users * level.num_nodes + nodes)
+            group = begins_node.cumsum(0) - 1
+            num_closed = torch.zeros_like(edges).index_add_(0, group, is_closed.long())[group]
             is_closed = num_closed == level.num_open_children(nodes)
-            users, edges = users[is_closed], nodes[is_closed]
+            is_closed &= begins_node & (num_closed > 0)
+            edges = nodes
         return blocked[::-1]
+
+
+def _inverse(items: Int32[Tensor, " edge"]) -> Int32[Tensor, " item"]:
+    places = torch.empty_like(items)
+    places[items.long()] = torch.arange(len(items), dtype=torch.int32)
+    return places
+
+
+def _begins(ordered: Int[Tensor, " entry"]) -> Bool[Tensor, " entry"]:
+    """Which entries differ from the one before."""
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    return begins
 
 
 def _merge(

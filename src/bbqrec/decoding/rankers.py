@@ -51,7 +51,7 @@ class GenerativeRanker:
     ) -> Ranking:
         """See `bbqrec.ranking.Ranker`; raises RequestError."""
         _check_request(histories, k, allowed, self.index.num_items)
-        index = self.index if allowed is None else self.index.restrict(allowed)
+        index = self.index if allowed is None else self.index.only(allowed)
         index = index.to(self.device)
 
         def search(batch: Histories, items: Tensor, lengths: Tensor) -> Ranking:
@@ -198,14 +198,18 @@ def make_ranker(
     config: RankingConfig,
     *,
     device: torch.device | str = "cpu",
+    index: PrefixIndex | None = None,
 ) -> Ranker:
     """The ranker that `config` describes; ConfigError if the model lacks the score it needs.
 
     The model must already be on `device`.
+
+    Args:
+        index: of `ids`, where there is one already; else a ranker that needs one builds it.
     """
     shared = (config.batch_size, device, config.precision)
     if config.rank_by == "generative" and isinstance(model, GenerativeModel):
-        index = PrefixIndex.build(ids).to(device)
+        index = (PrefixIndex.build(ids) if index is None else index).to(device)
         width = None if config.exhaustive else config.beam_width
         return GenerativeRanker(model, index, width, *shared)
     if config.rank_by == "dense" and isinstance(model, DenseModel):
