@@ -3,9 +3,9 @@ import torch
 from random_models import RandomModel, random_ids
 from torch import nn
 
-from bbqrec.decoding import PrefixIndex, RankingConfig, make_ranker
+from bbqrec.decoding import PrefixIndex, RankingConfig, beam_search, make_ranker
 from bbqrec.errors import ConfigError, RequestError, TrainingDivergedError
-from bbqrec.ranking import Histories, Ranker, top_items
+from bbqrec.ranking import Histories, Ranker, Ranking, top_items
 from bbqrec.semantic_ids import SemanticIds
 
 IDS = random_ids(120, (6, 6, 6), seed=0)
@@ -193,6 +193,29 @@ def test_scores_that_are_not_numbers_are_reported_not_ranked(rank_by: str) -> No
 
     with pytest.raises(TrainingDivergedError, match="NaN"):
         make_ranker(model, IDS, wide(rank_by)).rank(random_histories(3), 5, exclude_seen=False)
+
+
+@pytest.mark.parametrize("num_allowed", [1, 20, 21])
+def test_no_search_is_made_for_no_more_items_than_beams(
+    num_allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, histories = RandomModel(IDS, coarse=True), random_histories(9)
+    allowed = torch.arange(120) % 120 < num_allowed
+    ranker = make_ranker(model, IDS, wide("generative", beam_width=20))
+    searches: list[int] = []
+
+    def search(session: object, *arguments: object, **named: object) -> Ranking:
+        searches.append(1)
+        return beam_search(session, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("bbqrec.decoding.rankers.beam_search", search)
+    found = ranker.rank(histories, 10, exclude_seen=True, allowed=allowed)
+
+    assert bool(searches) == (num_allowed > 20)
+    monkeypatch.setattr("bbqrec.decoding.rankers.is_faster", lambda *_: False)
+    expected = ranker.rank(histories, 10, exclude_seen=True, allowed=allowed)
+    assert torch.equal(found.items, expected.items)
+    assert torch.equal(found.scores, expected.scores)
 
 
 def test_exhaustive_ranking_keeps_its_memory_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from small_catalogs import HISTORIES, LENGTHS, NUM_ITEMS, TREE, random_model, random_tables
 
+from bbqrec.decoding import PrefixIndex, beam_search
+from bbqrec.decoding.scorer import CatalogScorer
 from bbqrec.recommender import OnePassRecommender, build_recommender, catalog_from_weights
 from bbqrec.recommender import tree_decoder as module
 from bbqrec.recommender.tree_decoder import TreeDecoder
@@ -204,3 +206,24 @@ def test_a_walk_follows_the_prefixes_of_the_items() -> None:
         prefix = decoder.level(number).follow(prefix, codes)
 
         assert torch.equal(prefix, decoder.level(number).prefix_of_item)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, len(HISTORIES)])
+@pytest.mark.parametrize("has_repeats", [False, True])
+def test_all_items_at_once_score_as_one_by_one(batch: int, has_repeats: bool) -> None:
+    model, _ = tree_model()
+    if not has_repeats:
+        model.repeat_bias = None
+    histories = HISTORIES[:batch], LENGTHS[:batch]
+    candidates = torch.arange(NUM_ITEMS).expand(batch, -1)
+
+    session = model.begin(*histories)
+    scores = session.every_item()
+
+    expected = model.score_items(*histories, candidates)
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
+    assert isinstance(session, CatalogScorer)
+    index = PrefixIndex.build(random_tables().semantic_ids)
+    found = beam_search(session, index, beam_width=NUM_ITEMS)  # what was asked before changes none
+    torch.testing.assert_close(found.scores, expected.gather(1, found.items))

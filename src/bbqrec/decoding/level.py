@@ -75,6 +75,16 @@ class Level:
     def is_open(self) -> Bool[Tensor, " edge"]:
         return self.are_open(torch.arange(self.num_edges, device=self.first_edge.device))
 
+    @cached_property
+    def open_edges(self) -> Int[Tensor, " open_edge"]:
+        """The numbers of the open edges, in order."""
+        if self.open_bits is None:
+            return torch.arange(self.num_edges, device=self.first_edge.device)
+        words = self.open_bits.nonzero()  # (word, 1), mostly few where few edges are open
+        bit = torch.arange(WORD, device=words.device)
+        is_open = (self.open_bits[words] >> bit) & 1 > 0  # (word, bit)
+        return (words * WORD + bit)[is_open]
+
     def are_open(self, edges: Int[Tensor, " some_edge"]) -> Bool[Tensor, " some_edge"]:
         if self.open_bits is None:
             return torch.ones_like(edges, dtype=torch.bool)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bbqrec.decoding.beam_search import beam_search
 from bbqrec.decoding.config import RankingConfig
-from bbqrec.decoding.exhaustive import largest_extension, score_every_item
+from bbqrec.decoding.exhaustive import is_faster, largest_extension, score_every_item
 from bbqrec.decoding.prefix_index import PrefixIndex
 from bbqrec.decoding.scorer import DenseModel, GenerativeModel, RankingModel, TwoScoreModel
 from bbqrec.errors import ConfigError, RequestError, TrainingDivergedError
@@ -30,8 +30,9 @@ class GenerativeRanker:
     """Rank by the log-probability of generating an item's semantic ID.
 
     Args:
-        beam_width: prefixes kept per level. Widened to `k` where a request asks for more;
-            None scores every item exactly, which up to about 100,000 items is affordable.
+        beam_width: prefixes kept per level, widened to `k` where a request asks for more. Where
+            `exhaustive.is_faster` says so, every item is scored instead, exactly; so it always
+            is with None, which up to about 100,000 items is affordable.
     """
 
     model: GenerativeModel
@@ -54,17 +55,18 @@ class GenerativeRanker:
         index = self.index if allowed is None else self.index.only(allowed)
         index = index.to(self.device)
 
+        width = None if self.beam_width is None else max(self.beam_width, k)
+
         def search(batch: Histories, items: Tensor, lengths: Tensor) -> Ranking:
             session = self.model.begin(items, lengths)
-            if self.beam_width is None:
-                scores = _numbers(score_every_item(session, index))
+            if width is None or is_faster(session, index, width):
+                scores = score_every_item(session, index)
                 return top_items(scores, batch, k, exclude_seen=exclude_seen)
             excluded = batch if exclude_seen else None
-            width = max(self.beam_width, k)
             return beam_search(session, index, beam_width=width, k=k, excluded=excluded)
 
         batch_size = self.batch_size
-        if self.beam_width is None:
+        if width is None:
             fitting = MAX_EXHAUSTIVE_FLOATS // max(1, largest_extension(index))
             batch_size = max(1, min(batch_size, fitting))
         return _rank_in_batches(self, search, histories, k, batch_size)

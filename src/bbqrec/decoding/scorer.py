@@ -30,6 +30,15 @@ class CodeScorer(Protocol):
 
 
 @runtime_checkable
+class CatalogScorer(CodeScorer, Protocol):
+    """A session that scores the whole catalog for less than by extending every prefix."""
+
+    def every_item(self) -> Float[Tensor, "batch item"]:
+        """Log-probabilities of all items' semantic IDs, before the first call of the others."""
+        ...
+
+
+@runtime_checkable
 class RankingModel(Protocol):
     """What every model shows besides its scores; `torch.nn.Module` has all but the first."""
 

@@ -137,6 +137,26 @@ class TreeLevel(nn.Module):
         nothing = logits.new_full((*code.shape[:2], self.num_codes + 1), -torch.inf)
         return nothing.scatter(2, code, logits.log_softmax(-1))[..., :-1]
 
+    def every_log_probability(
+        self, compared: "Compared", factors: Factors | None = None
+    ) -> Float[Tensor, "prefix batch"]:
+        """Of the last code of every prefix, the codes before it given.
+
+        Prefixes come first, so that what belongs together is a run of neighboring rows.
+        """
+        logits = compared.every().T.contiguous()
+        if self.bias is not None:
+            logits = logits + self.bias[self.own_row][:, None]
+        if factors is not None:
+            row = torch.arange(logits.shape[1], device=logits.device)[:, None]
+            place = factors.prefixes.clamp(min=0), row.expand_as(factors.prefixes)
+            values = factors.log_factors.masked_fill(factors.prefixes < 0, 0)
+            logits = logits.index_put(place, values, accumulate=True)
+        highest = torch.segment_reduce(logits, "max", offsets=self.first_child, axis=0)
+        logits = logits - highest[self.parent]
+        total = torch.zeros_like(highest).index_add_(0, self.parent, logits.exp())
+        return logits - total.log()[self.parent]
+
     def factors_above(self, compared: "Compared", factors: Factors) -> Factors:
         """What the factors of this level make of those of the level above."""
         parents = self.parent[factors.prefixes.clamp(min=0)]
@@ -210,8 +230,13 @@ class Compared:
                 copied = self.vectors[prefixes.flatten(1)]  # (batch, beam x slot, dim)
                 with torch.autocast(copied.device.type, enabled=False):
                     return torch.bmm(copied, self.states[:, :, None]).view(prefixes.shape)
+        return self.every().gather(1, prefixes.flatten(1)).view(prefixes.shape)
+
+    def every(self) -> Float[Tensor, "batch prefix"]:
+        """The products of each row's state with all prefixes' vectors."""
+        if self._every is None:
             self._every = full_product(self.states, self.vectors)
-        return self._every.gather(1, prefixes.flatten(1)).view(prefixes.shape)
+        return self._every
 
 
 class TreeDecoder(nn.Module):
@@ -305,6 +330,15 @@ class TreeSession:
         prefixes = self._prefixes.gather(1, parents)
         self._prefixes = self._decoder.level(self.level).follow(prefixes, codes)
         return self._step()
+
+    def every_item(self) -> Float[Tensor, "batch item"]:
+        """Log-probabilities of all items, from one product with the prefixes of each level."""
+        scores = torch.zeros((1, len(self._prefixes)), device=self._prefixes.device)
+        for number, compared in enumerate(self._compared):
+            level = self._decoder.level(number)
+            factors = None if self._factors is None else self._factors[number]
+            scores = scores[level.parent] + level.every_log_probability(compared, factors)
+        return scores[level.prefix_of_item].T
 
     def _step(self) -> Float[Tensor, "batch beam code"]:
         self.level += 1
