@@ -46,6 +46,7 @@ def test_a_beam_as_wide_as_the_catalog_is_exhaustive(
     coarse=st.booleans(),
     share_excluded=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
     share_allowed=st.sampled_from([0.0, 0.2, 1.0]),
+    is_static=st.booleans(),
 )
 def test_the_search_equals_a_slow_search_one_user_at_a_time(
     num_items: int,
@@ -57,6 +58,7 @@ def test_the_search_equals_a_slow_search_one_user_at_a_time(
     coarse: bool,
     share_excluded: float,
     share_allowed: float,
+    is_static: bool,
 ) -> None:
     ids = random_ids(num_items, codebook_sizes, seed=seed, skew=skew)
     generator = torch.Generator().manual_seed(seed)
@@ -67,7 +69,9 @@ def test_the_search_equals_a_slow_search_one_user_at_a_time(
     slow = [RandomSession(session.tables, session.state[[user]]) for user in range(3)]
     index = PrefixIndex.build(ids).restrict(allowed)
 
-    ranking = beam_search(session, index, beam_width=width, k=k, excluded=excluded)
+    ranking = beam_search(
+        session, index, beam_width=width, k=k, excluded=excluded, is_static=is_static
+    )
 
     for user in range(3):
         candidates = (allowed & ~is_excluded[user]).nonzero().squeeze(1).tolist()
@@ -119,14 +123,15 @@ def test_equal_scores_are_ordered_by_item_number() -> None:
     assert ranking.items.tolist() == [list(range(200))] * 2
 
 
+@pytest.mark.parametrize("is_static", [False, True])
 @pytest.mark.parametrize("sign", [1.0, -1.0])  # 0/0 is a negative NaN on common processors
-def test_a_score_that_is_not_a_number_is_never_pruned(sign: float) -> None:
+def test_a_score_that_is_not_a_number_is_never_pruned(sign: float, is_static: bool) -> None:
     ids = random_ids(64, (8, 8), seed=0, unique=True)
     session = RandomSession([torch.full((499, 8), -2.0)] * 2, torch.zeros((1, 1)).long())
     session.tables[0] = session.tables[0].clone()
     session.tables[0][:, 5] = sign * torch.nan
 
-    ranking = beam_search(session, PrefixIndex.build(ids), beam_width=3)
+    ranking = beam_search(session, PrefixIndex.build(ids), beam_width=3, is_static=is_static)
 
     assert ranking.scores.isnan().all()
     assert (ids.codes[ranking.items[0], 0] == 5).all()

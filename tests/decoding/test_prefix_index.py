@@ -87,8 +87,9 @@ def test_an_edge_is_open_when_an_allowed_item_lies_behind_it(
 
 @pytest.mark.parametrize("share_allowed", [None, 0.7])
 @pytest.mark.parametrize("skew", [1, 6])
+@pytest.mark.parametrize("is_static", [False, True])
 def test_the_windows_below_a_node_hold_its_open_children_each_once(
-    share_allowed: float | None, skew: int
+    is_static: bool, share_allowed: float | None, skew: int
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     codes = (torch.rand((3000, 3), generator=generator) ** skew * 200).long()
@@ -96,12 +97,18 @@ def test_the_windows_below_a_node_hold_its_open_children_each_once(
     if share_allowed is not None:
         index = index.restrict(torch.rand(3000, generator=generator) < share_allowed)
     for level in index.levels:
-        nodes = torch.randint(level.num_nodes, (4, 9), generator=generator)
+        order = torch.rand((4, level.num_nodes), generator=generator).argsort(1)
+        nodes = F.pad(order, (0, 9))[:, :9]  # those that are alive differ
+        is_alive = torch.rand((4, 9), generator=generator) < 0.8
+        is_alive[:, level.num_nodes :] = False
         bounds, is_open = level.first_edge.tolist(), level.is_open.tolist()
         codes_of = level.codes.tolist()
 
-        below = level.below(nodes)
+        below = level.below(nodes, is_alive if is_static else None)
 
+        if is_static:
+            every = level.below(nodes, torch.ones_like(is_alive))
+            assert below.codes.shape == every.codes.shape
         found = defaultdict(list)
         for user, row, slot in (below.mask == 0).nonzero().tolist():
             edge = int(below.first_edge[user, row]) + slot
@@ -110,7 +117,9 @@ def test_the_windows_below_a_node_hold_its_open_children_each_once(
         for user, beams in enumerate(nodes.tolist()):
             for beam, node in enumerate(beams):
                 expected = [e for e in range(bounds[node], bounds[node + 1]) if is_open[e]]
-                assert found[user, beam] == expected
+                assert found[user, beam] == (
+                    expected if is_alive[user, beam] or not is_static else []
+                )
                 assert level.num_open_children(torch.tensor([node])).tolist() == [len(expected)]
 
 
@@ -195,9 +204,13 @@ def test_a_mask_that_comes_again_is_not_worked_out_again(
 
 
 @settings(deadline=None, max_examples=50)
-@given(num_items, codebook_sizes, seeds, st.data())
+@given(num_items, codebook_sizes, seeds, st.booleans(), st.data())
 def test_an_edge_is_blocked_when_only_excluded_items_lie_behind_it(
-    num_items: int, codebook_sizes: tuple[int, ...], seed: int, data: st.DataObject
+    num_items: int,
+    codebook_sizes: tuple[int, ...],
+    seed: int,
+    is_static: bool,
+    data: st.DataObject,
 ) -> None:
     ids = random_ids(num_items, codebook_sizes, seed=seed)
     some_item = st.integers(0, len(ids) - 1)
@@ -207,7 +220,7 @@ def test_an_edge_is_blocked_when_only_excluded_items_lie_behind_it(
     allowed = torch.rand(len(ids), generator=torch.Generator().manual_seed(len(flat))) < 0.8
     index = PrefixIndex.build(ids).restrict(allowed)
 
-    blocked = index.blocked_by(Histories(flat, lengths.cumsum(0)))
+    blocked = index.blocked_by(Histories(flat, lengths.cumsum(0)), is_static=is_static)
 
     nodes = prefixes(index)
     for depth, level in enumerate(blocked):
@@ -216,7 +229,9 @@ def test_an_edge_is_blocked_when_only_excluded_items_lie_behind_it(
         found = sorted(
             (user, names[edge])
             for user, edge in zip(level.users.tolist(), level.edges.tolist(), strict=True)
+            if edge >= 0 or not is_static
         )
+        assert not is_static or len(level.edges) == len(flat)
         below = items_below(ids, depth + 1)
         reachable = {name: {i for i in items if allowed[i]} for name, items in below.items()}
         if is_last:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bbqrec.decoding.level import Windows
 from bbqrec.decoding.prefix_index import Blocked, PrefixIndex
 from bbqrec.decoding.scorer import CodeScorer
 from bbqrec.ranking import Histories, Ranking
@@ -17,6 +18,7 @@ def beam_search(
     beam_width: int,
     k: int | None = None,
     excluded: Histories | None = None,
+    is_static: bool | None = None,
 ) -> Ranking:
     """The `k` items with the highest log-probability that a search of this width finds.
 
@@ -30,30 +32,37 @@ def beam_search(
         beam_width: prefixes kept for each user after every level but the last.
         k: items returned, `beam_width` if None; fewer found are filled up with item -1 at -inf.
         excluded: items that each user must not get. A prefix dies where they alone are left.
+        is_static: read nothing back from the device, and let all shapes follow from the sizes of
+            the batch and of the beam. The answer is the same; None: on any device but a CPU, where
+            asking costs less than what it saves.
     """
     log_probs = session.first()[:, None]  # (batch, beam, code); the one beam is the root
     batch, device = log_probs.shape[0], log_probs.device
+    is_static = device.type != "cpu" if is_static is None else is_static
     k = beam_width if k is None else k
     if not len(index):
         nothing = torch.full((batch, k), -1, device=device)
         return Ranking(nothing, torch.full((batch, k), -torch.inf, device=device))
     nodes = torch.zeros((batch, 1), dtype=torch.int64, device=device)
     scores = torch.zeros((batch, 1), device=device)
-    blocked = index.blocked_by(excluded) if excluded is not None else None
+    blocked = None
+    if excluded is not None:
+        blocked = index.blocked_by(excluded, is_static=is_static)
     last = len(index.levels) - 1
     for depth, level in enumerate(index.levels):
-        below = level.below(nodes)
+        is_alive = scores != -torch.inf if is_static else None
+        below = level.below(nodes, is_alive)
         first_code = (below.beam * log_probs.shape[2])[..., None]
         totals = log_probs.flatten(1).gather(1, (first_code + below.codes).flatten(1)).float()
         totals = totals.view(below.codes.shape)  # (batch, row, slot)
         totals += scores.gather(1, below.beam)[..., None]
         totals += below.mask
         if blocked is not None:
-            _close(totals, below.first_edge, blocked[depth])
+            _close(totals, below, blocked[depth], is_static)
 
         width = min(k if depth == last else beam_width, level.num_edges, totals[0].numel())
         order = index.items if depth == last else None
-        chosen = _best(totals, below.first_edge, width, order)  # (batch, beam)
+        chosen = _best(totals, below.first_edge, width, order, is_static)  # (batch, beam)
         row, slot = chosen // level.window, chosen % level.window
         scores = totals.flatten(1).gather(1, chosen)
         # Only a place of padding can lie past the last edge; its score is -inf.
@@ -70,14 +79,20 @@ def beam_search(
 
 
 def _close(
-    totals: Float[Tensor, "batch row slot"],
-    first_edge: Int[Tensor, "batch row"],
-    blocked: Blocked,
+    totals: Float[Tensor, "batch row slot"], below: Windows, blocked: Blocked, is_static: bool
 ) -> None:
     """Give -inf to the edges that are closed to their user."""
-    slot = blocked.edges[:, None] - first_edge[blocked.users]  # (entry, row)
-    entry, row = ((slot >= 0) & (slot < totals.shape[2])).nonzero(as_tuple=True)
-    totals[blocked.users[entry], row, slot[entry, row]] = -torch.inf
+    slot = blocked.edges[:, None] - below.first_edge[blocked.users]  # (entry, row)
+    if not is_static:
+        entry, row = ((slot >= 0) & (slot < totals.shape[2])).nonzero(as_tuple=True)
+        totals[blocked.users[entry], row, slot[entry, row]] = -torch.inf
+        return
+    # An edge is in one row at most, if only the places of the row's own node count.
+    is_there = (slot >= 0) & (slot < below.num_places[blocked.users])
+    found, row = is_there.to(torch.int8).max(1, keepdim=True)
+    added = torch.zeros(len(slot), device=slot.device).masked_fill_(found[:, 0] > 0, -torch.inf)
+    place = blocked.users, row[:, 0], slot.gather(1, row)[:, 0].clamp(0, totals.shape[2] - 1)
+    totals.index_put_(place, added, accumulate=True)
 
 
 def _best(
@@ -85,6 +100,7 @@ def _best(
     first_edge: Int[Tensor, "batch row"],
     width: int,
     order: Int[Tensor, " edge"] | None,
+    is_static: bool,
 ) -> Int[Tensor, "batch chosen"]:
     """Places (in row x slot) of the highest scores; among equals the lowest edges win.
 
@@ -94,10 +110,11 @@ def _best(
     scores = totals.flatten(1)
     if width == scores.shape[1]:
         return torch.arange(width, device=scores.device).expand_as(scores)
-    values, places = _highest(scores, width + 1)
-    lowest, next_best = values[:, -2], values[:, -1]
-    if not ((lowest == next_best) & (next_best > -torch.inf)).any():
-        return places[:, :-1]
+    if not is_static:
+        values, places = _highest(scores, width + 1)
+        lowest, next_best = values[:, -2], values[:, -1]
+        if not ((lowest == next_best) & (next_best > -torch.inf)).any():
+            return places[:, :-1]
     # `topk` breaks ties as it likes, so pack score and order into one integer: the bits of a
     # float32, with those of a negative number flipped, sort as the number does. NaN comes first,
     # as in `topk`, so that a broken model shows instead of being pruned.

@@ -17,8 +17,8 @@ def score_every_item(session: CodeScorer, index: PrefixIndex) -> Float[Tensor, "
     """The log-probability of every item's semantic ID, -inf for items that may not be found.
 
     A `CatalogScorer` does it by itself, unless few of its items may be found. Else all prefixes
-    that lead to such items are extended at once, which takes `batch x largest_extension(index)` floats and answers exactly what a beam as
-    wide as the catalog would.
+    that lead to such items are extended at once, which takes `batch x largest_extension(index)`
+    floats and answers exactly what a beam as wide as the catalog would.
     """
     many = _num_edges(index) <= EDGES_PER_BEAM * len(index)
     if many and isinstance(session, CatalogScorer):

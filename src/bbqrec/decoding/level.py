@@ -20,12 +20,14 @@ class Windows(NamedTuple):
     all.
 
     Args:
+        num_places: how many slots of each row belong to its node; the others hold codes of others.
         mask: added to the scores: 0, or -inf at places that hold codes of other nodes or of edges
             that are not open. (To fill these in takes ten times as long on a CPU.)
     """
 
     beam: Int[Tensor, "batch row"]
     first_edge: Int[Tensor, "batch row"]
+    num_places: Int[Tensor, "batch row"]
     codes: Int[Tensor, "batch row slot"]
     mask: Float[Tensor, "batch row slot"]
 
@@ -124,16 +126,29 @@ class Level:
         bits = [] if self.open_bits is None else [self.open_bits]
         return [self.padded_codes, self.first_edge, *bits]
 
-    def below(self, nodes: Int[Tensor, "batch beam"]) -> Windows:
-        """The edges below the given nodes."""
+    def below(
+        self, nodes: Int[Tensor, "batch beam"], is_alive: Bool[Tensor, "batch beam"] | None = None
+    ) -> Windows:
+        """The edges below the given nodes.
+
+        Args:
+            is_alive: nothing is below other nodes, and those that are alive differ. There are as
+                many rows then as any such nodes can have. Without it their number follows from
+                these nodes, which the device must be asked.
+        """
         bounds = torch.stack([nodes, nodes + 1])
         bounds = self.first_edge.index_select(0, bounds.flatten()).long().view(bounds.shape)
         first, end = bounds.unbind()
+        if is_alive is not None:
+            end = torch.where(is_alive, end, first)
         beam = torch.arange(nodes.shape[1], device=nodes.device).expand_as(nodes)
         if self.fan_out > self.window:
             num_rows = (end - first + self.window - 1) // self.window
             last_row = num_rows.cumsum(1)
-            most = int(last_row[:, -1].max()) if len(nodes) else 0
+            if is_alive is not None:
+                most = self._most_rows(nodes.shape[1])
+            else:
+                most = int(last_row[:, -1].max()) if len(nodes) else 0
             row = torch.arange(most, device=nodes.device)
             row = row.expand(len(nodes), -1).contiguous()
             beam = torch.searchsorted(last_row, row, right=True)
@@ -154,7 +169,21 @@ class Level:
             bits = (low | (self.open_bits[word + 1].long() << 32)) >> (first % WORD)
             slot = torch.arange(self.window, device=nodes.device)
             mask.masked_fill_((bits[..., None] >> slot) & 1 == 0, -torch.inf)
-        return Windows(beam, first, codes.long(), mask)
+        return Windows(beam, first, num_places, codes.long(), mask)
+
+    def _most_rows(self, num_nodes: int) -> int:
+        """How many windows the widest nodes have together."""
+        most = 0
+        for num_rows, num_such in reversed(self._nodes_by_rows):
+            most += num_rows * min(num_nodes, num_such)
+            num_nodes -= min(num_nodes, num_such)
+        return max(1, most)
+
+    @cached_property
+    def _nodes_by_rows(self) -> list[tuple[int, int]]:
+        """Numbers of windows, fewest first, and how many nodes have so many."""
+        num_rows = (self.first_edge.diff() + self.window - 1) // self.window
+        return list(enumerate(num_rows.bincount().tolist()))
 
     @cached_property
     def _masks(self) -> Float[Tensor, "num_places slot"]:

@@ -251,7 +251,8 @@ def _rank_in_batches(
                 batch = _take(histories, users).to(ranker.device)
                 found = search(batch, *batch.latest(model.max_history))
                 ranked[users] = found.items.cpu()
-                scores[users] = _numbers(found.scores).float().cpu()
+                # Looked at here, where the device has to be waited for in any case.
+                scores[users] = _numbers(found.scores.float().cpu())
     finally:
         model.train(was_training)
     return Ranking(ranked, scores)

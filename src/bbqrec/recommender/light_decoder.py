@@ -65,7 +65,8 @@ class LightSession:
 
     def first(self) -> Float[Tensor, "batch code"]:
         """Log-probabilities of the first level's codes."""
-        start = torch.tensor(PAD_TOKEN, device=self._prefix.device)
+        # Not `torch.tensor`, which copies from the host.
+        start = torch.full((), PAD_TOKEN, device=self._prefix.device)
         return self._step(self._prefix + self._embedding(start))[:, 0]
 
     def extend(
