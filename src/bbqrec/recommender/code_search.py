@@ -126,6 +126,7 @@ class DecoderSession:
         self._batch = len(places)
         # Of every layer the keys and values of each beam and its ancestors: (level, row, 2 inner).
         self._past: list[Tensor] = []
+        self._room: Tensor | None = None  # see `_space`
         self.level = -1  # whose codes were scored last
 
     def first(self) -> Float[Tensor, "batch code"]:
@@ -192,13 +193,13 @@ class DecoderSession:
         arithmetic.
         """
         inner = own.shape[1] // 3
-        past = own.new_empty(self.level + 1, len(own), 2 * inner)
-        past[-1] = own[:, inner:]
         if rows is None:
-            self._past.append(past)
+            self._past.append(own[None, :, inner:])
             # With nothing else to look at, all attention is there.
             return own[:, 2 * inner :].contiguous()
+        past = self._space(own[:, inner:], number)
         torch.index_select(self._past[number], 1, rows, out=past[:-1])
+        past[-1] = own[:, inner:]
         self._past[number] = past
         bias = self._own_bias[self.level, : self.level + 1]
         keys, values = past.view(*past.shape[:2], 2, bias.shape[-1], -1).unbind(2)
@@ -208,6 +209,20 @@ class DecoderSession:
         for weight, value in zip(weights[1:], values[1:], strict=True):
             mixed.addcmul_(weight, value)
         return mixed.view(len(own), inner)
+
+    def _space(
+        self, own: Float[Tensor, "row keys_values"], number: int
+    ) -> Float[Tensor, "level row keys_values"]:
+        """Where a layer may write what its beams and their ancestors have.
+
+        One tensor for all levels and layers, made when the number of beams is known. It has one
+        part more than there are layers: each layer takes what the one before it has just left.
+        """
+        size = len(self._embedding.sizes) * own.numel()
+        if self._room is None or self._room.shape[1] < size:
+            self._room = own.new_empty(len(self._layers) + 1, size)
+        part = self._room[(number - self.level) % len(self._room)]
+        return part[: (self.level + 1) * own.numel()].view(self.level + 1, *own.shape)
 
 
 def _remember(
