@@ -22,7 +22,7 @@ from bbqrec.source import source_to_prepare
 from bbqrec.stage_keys import kept_stages
 from bbqrec.stages import check_size
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
-from bbqrec.training.loop import LoopConfig, Recipe, num_epochs, seconds_per_step
+from bbqrec.training.loop import LoopConfig, Recipe, num_epochs, num_steps, seconds_per_step
 from bbqrec.training.recommender import make_recipe
 from bbqrec.update import News, read_news, settings_of, updatable
 
@@ -167,7 +167,7 @@ def _values(seconds: dict[str, float], kept: list[str], disk: int) -> tuple[dict
 
 def _training_time(recipe: Recipe[Any], config: LoopConfig, device: str) -> float:
     seconds = seconds_per_step(recipe, config, device=torch.device(device))
-    return seconds * recipe.num_batches(0) * num_epochs(recipe, config)
+    return seconds * num_steps(recipe, config, 0) * num_epochs(recipe, config)
 
 
 def _random_tables(dataset: Dataset, features: list[Features], config: RunConfig) -> ItemTables:

@@ -26,7 +26,13 @@ CPU = torch.device("cpu")
 class Regression:
     """Dropout regression with a second optimizer stepped inside, and a hook for faults."""
 
-    def __init__(self, *, fail_at: int | None = None, scores: list[float] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        fail_at: int | None = None,
+        fail_in: int | None = None,
+        scores: list[float] | None = None,
+    ) -> None:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Linear(16, 1))
         inner = nn.Linear(4, 1)
@@ -36,8 +42,8 @@ class Regression:
             "main": torch.optim.AdamW(main, lr=0.1),
             "inner": torch.optim.AdamW(inner.parameters(), lr=0.01),
         }
-        self.steps = 0
-        self.fail_at = fail_at
+        self.steps = self.batches_seen = 0
+        self.fail_at, self.fail_in = fail_at, fail_in
         self.scores = scores
 
     def start_epoch(self, epoch: int) -> None:
@@ -58,6 +64,9 @@ class Regression:
         self.optimizers["inner"].zero_grad()
 
     def losses(self, batch: Tensor) -> dict[str, Tensor]:
+        self.batches_seen += 1
+        if self.batches_seen == self.fail_in:
+            os.kill(os.getpid(), signal.SIGTERM)
         prediction = self.model[2](self.model[1](self.model[0](batch)))
         return {"fit": (prediction - batch.sum(1, keepdim=True)).square().mean()}
 
@@ -98,6 +107,57 @@ def test_an_interrupted_run_resumes_bitwise(tmp_path: Path, fail_at: int) -> Non
     assert result == expected
     for name, value in straight.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("fail_in", [1, 2, 3, 5, 7, 8, 27])
+def test_a_run_interrupted_between_the_batches_of_a_step_resumes_bitwise(
+    tmp_path: Path, fail_in: int
+) -> None:
+    """Seven batches are two steps of three, and one of one."""
+    straight = Regression(scores=[1, 3, 2, 0])
+    expected = run(straight, None, accumulate=3)
+
+    interrupted = Regression(fail_in=fail_in, scores=[1, 3, 2, 0])
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted, tmp_path, accumulate=3)
+    resumed = Regression(scores=[1, 3, 2, 0])
+    result = run(resumed, tmp_path, accumulate=3)
+
+    assert result == expected
+    assert interrupted.batches_seen - fail_in < 3  # the step was finished, and no other begun
+    assert interrupted.batches_seen + resumed.batches_seen == 4 * 7
+    assert result.steps == straight.steps == 4 * 3
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("accumulate", "size"), [(1, 8), (2, 4), (4, 4), (8, 1)])
+def test_accumulated_batches_are_one_large_one(accumulate: int, size: int) -> None:
+    """24 rows an epoch; four batches of four leave two for the last step."""
+    steps = [range(0, 24, size)[i : i + accumulate] for i in range(0, 24 // size, accumulate)]
+    large = [[(group[0], group[-1] + size)] for group in steps]
+    small = [[(row, row + size) for row in group] for group in steps]
+
+    def trained(
+        groups: list[list[tuple[int, int]]], accumulate: int
+    ) -> tuple[nn.Module, FitResult]:
+        recipe = Regression()
+        recipe.model[1].p = 0.0
+        bounds = [bound for group in groups for bound in group]
+        rows = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
+        recipe.num_batches = lambda epoch: len(bounds)  # type: ignore[method-assign]
+        recipe.batches = lambda epoch: iter([rows[a:b] for a, b in bounds])  # type: ignore[method-assign]
+        recipe.inner_steps = lambda batch: None  # type: ignore[method-assign]
+        return recipe.model, run(recipe, None, accumulate=accumulate)
+
+    expected, expected_result = trained(large, 1)
+    found, result = trained(small, accumulate)
+
+    assert result.steps == expected_result.steps == 4 * len(steps)
+    for row, expected_row in zip(result.log, expected_result.log, strict=True):
+        assert row == pytest.approx(expected_row, rel=1e-4)
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path: Path) -> None:
@@ -175,6 +235,7 @@ def test_little_data_is_trained_for_more_epochs_unless_told_otherwise() -> None:
 
     assert num_epochs(recipe, LoopConfig()) == 215  # of 7 batches: 1,500 steps
     assert num_epochs(recipe, LoopConfig(epochs=3)) == 3
+    assert num_epochs(recipe, LoopConfig(accumulate=3)) == 500  # of 3 steps
     recipe.num_batches = lambda epoch: 400
     assert num_epochs(recipe, LoopConfig()) == 10
 

@@ -21,7 +21,7 @@ from bbqrec.storage import (
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class Checkpointer:

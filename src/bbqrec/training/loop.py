@@ -2,14 +2,10 @@
 
 import logging
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -30,6 +26,7 @@ from bbqrec.training.checkpoint import (
     restore_optimizer,
     restore_random,
 )
+from bbqrec.training.interruption import interruption
 from bbqrec.training.tracking import curves
 
 logger = logging.getLogger(__name__)
@@ -48,6 +45,9 @@ class LoopConfig(Config):
     learning_rate: float = Field(1e-3, gt=0)
     warmup_steps: int = Field(100, ge=0)
     """At most a tenth of all steps."""
+    accumulate: int = Field(1, ge=1)
+    """Batches whose gradients are averaged into one step: as many times the batch in the memory of
+    one. Steps, not batches, are what the learning rate follows and `log_every` counts."""
     final_learning_rate: float = Field(0.1, ge=0, le=1)
     """Share of the learning rate that the cosine schedule ends at; 1 keeps it constant."""
     max_grad_norm: float = Field(1.0, gt=0)
@@ -83,7 +83,7 @@ class Recipe(Protocol[B]):
         ...
 
     def inner_steps(self, batch: B) -> None:
-        """Steps of the other optimizers, before the batch's main step."""
+        """Steps of the other optimizers, once for every batch, before its losses."""
         ...
 
     def losses(self, batch: B) -> dict[str, Tensor]:
@@ -91,7 +91,8 @@ class Recipe(Protocol[B]):
         ...
 
     def after_step(self, batch: B) -> None:
-        """Upkeep outside the gradient, such as reviving dead codes."""
+        """Upkeep outside the gradient, such as reviving dead codes: once for every step of `main`,
+        with the last of its batches."""
         ...
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
@@ -124,8 +125,13 @@ class _State:
 
 def num_epochs(recipe: Recipe[Any], config: LoopConfig) -> int:
     """`config.epochs`, or its default for as much data as `recipe` has."""
-    needed = math.ceil(USUAL_STEPS / max(1, recipe.num_batches(0)))
+    needed = math.ceil(USUAL_STEPS / max(1, num_steps(recipe, config, 0)))
     return config.epochs or max(USUAL_EPOCHS, needed)
+
+
+def num_steps(recipe: Recipe[Any], config: LoopConfig, epoch: int) -> int:
+    """Of the main optimizer in one epoch, the last of them maybe with fewer batches."""
+    return math.ceil(recipe.num_batches(epoch) / config.accumulate)
 
 
 def fit(
@@ -172,9 +178,9 @@ def fit(
             checkpointer.save(state.step, tensors, {"identity": identity, **vars(state)})
 
     epochs = num_epochs(recipe, config)
-    total = sum(recipe.num_batches(epoch) for epoch in range(epochs))
+    total = sum(num_steps(recipe, config, epoch) for epoch in range(epochs))
     with (
-        _interruption() as is_interrupted,
+        interruption() as is_interrupted,
         tracker(description, total) as shown,
         curves(description) as draw,
     ):
@@ -186,8 +192,9 @@ def fit(
             if state.batch == 0:
                 recipe.start_epoch(state.epoch)
             recipe.model.train()
-            for batch in islice(recipe.batches(state.epoch), state.batch, None):
-                _step(recipe, batch, config, state, sums, total, device)
+            rest = islice(recipe.batches(state.epoch), state.batch, None)
+            for batches in _grouped(rest, config.accumulate):
+                _step(recipe, batches, config, state, sums, total, device)
                 _note(shown, state, sums, config)
                 is_due = time.monotonic() - last_save > config.checkpoint_every_s
                 if is_interrupted() or (is_due and checkpointer):
@@ -204,17 +211,25 @@ def fit(
 
 
 def seconds_per_step(
-    recipe: Recipe[B], config: LoopConfig, *, device: torch.device, num_steps: int = 4
+    recipe: Recipe[B], config: LoopConfig, *, device: torch.device, num_timed: int = 4
 ) -> float:
     """Time a few real steps; they change the model, so give it a recipe to throw away."""
     state = _State()
     sums: dict[str, Tensor] = {}
     start = time.monotonic()
-    for step, batch in enumerate(islice(recipe.batches(0), num_steps + 1)):
-        if step == 1:  # the first one warms up
+    steps = _grouped(recipe.batches(0), config.accumulate)
+    for batches in islice(steps, num_timed + 1):
+        if state.step == 1:  # the first one warms up
             start = time.monotonic()
-        _step(recipe, batch, config, state, sums, num_steps, device)
-    return (time.monotonic() - start) / num_steps
+        _step(recipe, batches, config, state, sums, num_timed, device)
+    return (time.monotonic() - start) / max(1, state.step - 1)
+
+
+def _grouped(batches: Iterable[B], size: int) -> Iterator[list[B]]:
+    """`size` batches at a time; the last group may be smaller."""
+    rest = iter(batches)
+    while group := list(islice(rest, size)):
+        yield group
 
 
 def _is_exhausted(state: _State, config: LoopConfig) -> bool:
@@ -230,39 +245,49 @@ def _is_exhausted(state: _State, config: LoopConfig) -> bool:
 
 def _step(
     recipe: Recipe[B],
-    batch: B,
+    batches: list[B],
     config: LoopConfig,
     state: _State,
     sums: dict[str, Tensor],
     total: int,
     device: torch.device,
 ) -> None:
-    recipe.inner_steps(batch)
+    """One step of the main optimizer along the mean gradient of `batches`.
+
+    A checkpoint is never of in between: gradients are not part of it.
+    """
     optimizer = recipe.optimizers["main"]
     factor = _schedule(state.step, total, config)
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * factor * group.get("lr_scale", 1.0)
-    with autocast(config.precision, device):
-        terms = recipe.losses(batch)
-    loss = torch.stack(list(terms.values())).sum()
-    loss.backward()  # type: ignore[no-untyped-call]
+    for batch in batches:
+        recipe.inner_steps(batch)
+        with autocast(config.precision, device):
+            terms = recipe.losses(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        (loss / len(batches)).backward()  # type: ignore[no-untyped-call]
+        _add(sums, {"loss": loss, **terms}, 1 / len(batches))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     grad_norm = clip_grad_norm_(parameters, config.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    recipe.after_step(batch)
+    recipe.after_step(batches[-1])
 
-    for name, value in {"loss": loss, **terms, "grad_norm": grad_norm}.items():
-        sums[name] = sums.get(name, torch.zeros((), device=device)) + value.detach().float()
-    sums["batches"] = sums.get("batches", torch.zeros((), device=device)) + 1
+    _add(sums, {"grad_norm": grad_norm, "steps": torch.ones((), device=device)}, 1.0)
     state.step += 1
-    state.batch += 1
+    state.batch += len(batches)
     # One host synchronization every few steps, not one a step.
     if state.step % config.log_every == 0 and not sums["grad_norm"].isfinite():
         raise TrainingDivergedError(
             f"the gradient is no longer finite at step {state.step}; lower learning_rate "
             f"(now {config.learning_rate:g}) or max_grad_norm, then run the command again"
         )
+
+
+def _add(sums: dict[str, Tensor], values: dict[str, Tensor], share: float) -> None:
+    for name, value in values.items():
+        before = sums.get(name, torch.zeros((), device=value.device))
+        sums[name] = before + share * value.detach().float()
 
 
 def _schedule(step: int, total: int, config: LoopConfig) -> float:
@@ -278,7 +303,7 @@ def _schedule(step: int, total: int, config: LoopConfig) -> float:
 def _note(shown: Tracker, state: _State, sums: dict[str, Tensor], config: LoopConfig) -> None:
     note = None
     if state.step % config.log_every == 0:
-        loss = float(sums["loss"] / sums["batches"])
+        loss = float(sums["loss"] / sums["steps"])
         note = f"epoch {state.epoch + 1}, loss {loss:.3f}"
         if state.best_score > -math.inf:
             note += f", best {state.best_score:.4f}"
@@ -297,9 +322,9 @@ def _note_start(recipe: Recipe[B], state: _State, best: dict[str, Tensor]) -> No
 def _end_epoch(
     recipe: Recipe[B], state: _State, sums: dict[str, Tensor], best: dict[str, Tensor]
 ) -> None:
-    batches = float(sums.pop("batches"))
+    steps = float(sums.pop("steps"))
     row: dict[str, Any] = {"epoch": state.epoch, "step": state.step}
-    row |= {name: float(value) / batches for name, value in sums.items()}
+    row |= {name: float(value) / steps for name, value in sums.items()}
     sums.clear()
     if not all(math.isfinite(value) for value in row.values()):
         raise TrainingDivergedError(
@@ -369,26 +394,3 @@ def _restore(
         {name: value.to(device) for name, value in section("best").items()},
         {name: value.to(device) for name, value in section("sums").items()},
     )
-
-
-@contextmanager
-def _interruption() -> Iterator[Any]:
-    """Turn SIGINT and SIGTERM into a question that the loop asks between two steps."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    received: list[int] = []
-
-    def remember(signum: int, frame: FrameType | None) -> None:
-        if received:  # a second Ctrl-C means now
-            raise KeyboardInterrupt
-        received.append(signum)
-
-    previous = {
-        number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
