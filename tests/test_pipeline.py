@@ -28,6 +28,7 @@ from bbqrec.recommend import Recommender
 from bbqrec.run_config import RunConfig
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.storage import read_json, read_tensors, sha256_file, write_json
+from bbqrec.summary import summarize
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -163,6 +164,16 @@ def test_metrics_name_what_they_depend_on(finished: RunFolder) -> None:
     assert set(metrics["wall_s"]) == {"prepare", "encode", "tokenize", "train", "evaluate"}
 
 
+def test_memory_is_told_beside_the_files_that_a_repeated_training_repeats(
+    finished: RunFolder,
+) -> None:
+    values, _ = summarize(finished, "train")
+
+    assert values["peak_mb"] == finished.manifest("train")["peak_mb"] > 50
+    for name in ("model.json", "log.json"):
+        assert "peak_mb" not in (finished.folder("train") / name).read_text()
+
+
 def test_a_loaded_run_recommends_what_was_evaluated(finished: RunFolder) -> None:
     recommender = Recommender.from_pretrained(finished.directory)
     dataset = recommender.dataset
@@ -296,6 +307,8 @@ def test_an_interrupted_command_continues_to_the_same_weights(
     weights = read_tensors(run.folder("train") / "model.safetensors")
     expected = read_tensors(finished.folder("train") / "model.safetensors")
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    digests = [x.manifest("train")["sha256"] for x in (run, finished)]
+    assert digests[0] == digests[1]
     assert not list(run.checkpoints.glob("train-*"))
 
 

@@ -1,6 +1,5 @@
 """What a run would cost: a few real steps are timed, the rest is multiplication."""
 
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from bbqrec.stage_keys import kept_stages
 from bbqrec.stages import check_size
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
 from bbqrec.training.loop import LoopConfig, Recipe, num_epochs, num_steps, seconds_per_step
+from bbqrec.training.memory import peak_memory_bytes
 from bbqrec.training.recommender import make_recipe
 from bbqrec.update import News, read_news, settings_of, updatable
 
@@ -159,7 +159,7 @@ def _values(seconds: dict[str, float], kept: list[str], disk: int) -> tuple[dict
         "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
         "kept": kept,
         "total_seconds": round(sum(seconds.values()), 1),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory_bytes(torch.device("cpu")),
         "disk_bytes": disk,
     }
     return values, _table(values)

@@ -206,7 +206,9 @@ def _train(run: RunFolder, config: RunConfig, device: str) -> None:
     dataset = run.dataset()
     tables = run.item_tables(dataset, config.recommender)
     checkpoints = run.checkpoints / f"train-{key[:16]}"
-    with run.write_stage("train", key) as directory:
+    # Beside the model, not in it: the files of a repeated training are the same, byte by byte.
+    aside: dict[str, float] = {}
+    with run.write_stage("train", key, aside) as directory:
         fitted = fit_recommender(
             dataset,
             tables,
@@ -221,5 +223,6 @@ def _train(run: RunFolder, config: RunConfig, device: str) -> None:
         )
         about = {"best_epoch": fitted.fit.best_epoch, "built_for": dataset.num_items}
         write_model(directory, fitted.model, config, dataset, tables.semantic_ids, about)
+        aside["peak_mb"] = max(fitted.fit.peak_mb)
         write_json(directory / "log.json", fitted.fit.log)
     shutil.rmtree(checkpoints, ignore_errors=True)

@@ -212,14 +212,17 @@ def _tokenized(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
 def _trained(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     model = read_json(run.folder("train") / "model.json")
     log = read_json(run.folder("train") / "log.json")
+    manifest = run.manifest("train")
     best = log[model["best_epoch"]]  # of an update, the first is what it went on from
     rows = {
         "parameters": model["num_parameters"],
         "epochs": len(log),
         "best epoch": model["best_epoch"] + 1,
         **{f"validation {name}": best[name] for name in METRICS},
-        "seconds": run.manifest("train")["seconds"],
+        "seconds": manifest["seconds"],
     }
+    if "peak_mb" in manifest:  # not of runs of earlier versions
+        rows["peak memory, MB"] = model["peak_mb"] = manifest["peak_mb"]
     table = _pairs("the trained recommender", rows)
     if model["best_epoch"] < len(log) - 1:
         return {**model, "log": log}, table

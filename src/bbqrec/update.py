@@ -336,7 +336,8 @@ def _train(
     model, tables = _refreshed(extended.model, dataset, config.recommender)
     training = config.training.model_copy(update=dict(config.update))
     checkpoints = run.checkpoints / f"train-{key[:16]}"
-    with run.write_stage("train", key) as directory:
+    aside: dict[str, float] = {}
+    with run.write_stage("train", key, aside) as directory:
         fitted = fit_recommender(
             dataset,
             tables,
@@ -353,11 +354,10 @@ def _train(
         log = [{"epoch": 0, "step": 0, **fitted.fit.start}]
         log += [{**row, "epoch": row["epoch"] + 1} for row in fitted.fit.log]
         before = read_json(parent.folder("train") / "model.json")
-        about = {
-            "best_epoch": fitted.fit.best_epoch + 1,
-            "built_for": before.get("built_for", recommender.dataset.num_items),
-        }
+        built_for = before.get("built_for", recommender.dataset.num_items)
+        about = {"best_epoch": fitted.fit.best_epoch + 1, "built_for": built_for}
         write_model(directory, fitted.model, config, dataset, tables.semantic_ids, about)
+        aside["peak_mb"] = max(fitted.fit.peak_mb)
         write_json(directory / "log.json", log)
 
 

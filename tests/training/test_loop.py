@@ -193,7 +193,8 @@ def test_the_best_epoch_is_kept_and_patience_stops(tmp_path: Path) -> None:
     result = run(recipe, tmp_path, patience=1)
 
     assert result.best_epoch == 1
-    assert len(result.log) == 3
+    assert len(result.log) == len(result.peak_mb) == 3
+    assert 50 < result.peak_mb[0] <= result.peak_mb[-1] < 1e5  # of a process that loaded torch
     every_epoch = Regression(scores=[0, 1, 2, 3])
     run(every_epoch, None)
     assert not torch.equal(every_epoch.model[0].weight, recipe.model[0].weight)

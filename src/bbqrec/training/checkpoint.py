@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bbqrec.errors import BBQRecError, CorruptArtifactError
+from bbqrec.errors import BBQRecError, ConfigError, CorruptArtifactError
 from bbqrec.storage import (
     new_directory,
     read_json,
     read_tensors,
     sha256_file,
+    sha256_json,
     write_json,
     write_tensors,
 )
@@ -71,6 +72,24 @@ class Checkpointer:
         return sorted(
             path for path in self._directory.glob("step-*") if path.suffix not in {".partial"}
         )
+
+
+def check_identity(found: dict[str, Any], identity: dict[str, Any]) -> None:
+    """ConfigError where the checkpoint of `found` would not continue this run exactly."""
+    if sha256_json(found) == sha256_json(identity):
+        return
+    different = sorted(k for k in identity if sha256_json(found.get(k)) != sha256_json(identity[k]))
+    raise ConfigError(
+        f"the checkpoint belongs to a run with another {' and '.join(different)}, so it would "
+        "not continue exactly; delete the checkpoints folder to start anew, or restore "
+        "the old setting"
+    )
+
+
+def section(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Those whose names begin with `<name>.`, without it."""
+    prefix = name + "."
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def optimizer_tensors(optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:

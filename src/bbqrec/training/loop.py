@@ -4,9 +4,10 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -15,18 +16,20 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from bbqrec.config import Config
-from bbqrec.errors import ConfigError, TrainingDivergedError
+from bbqrec.errors import TrainingDivergedError
 from bbqrec.precision import Precision, autocast
 from bbqrec.progress import Tracker, tracker
-from bbqrec.storage import sha256_json
 from bbqrec.training.checkpoint import (
     Checkpointer,
+    check_identity,
     optimizer_tensors,
     random_tensors,
     restore_optimizer,
     restore_random,
+    section,
 )
 from bbqrec.training.interruption import interruption
+from bbqrec.training.memory import peak_memory_bytes
 from bbqrec.training.tracking import curves
 
 logger = logging.getLogger(__name__)
@@ -100,14 +103,19 @@ class Recipe(Protocol[B]):
         ...
 
 
-class FitResult(NamedTuple):
+@dataclass(frozen=True)
+class FitResult:
     """`log` has one row per epoch; `best_epoch` is the one whose weights the model now holds, -1
-    if none was better than those it began with, of which `start` holds the metrics."""
+    if none was better than those it began with, of which `start` holds the metrics.
+
+    `peak_mb`, the most memory that the process has held at the end of each epoch, is no part of
+    what a repeated training repeats: results are equal whatever it is."""
 
     log: list[dict[str, Any]]
     best_epoch: int
     steps: int
     start: dict[str, float]
+    peak_mb: list[float] = field(compare=False)
 
 
 class _State:
@@ -121,6 +129,7 @@ class _State:
         self.best_score = -math.inf
         self.log: list[dict[str, Any]] = []
         self.start: dict[str, float] = {}
+        self.peak_mb: list[float] = []
 
 
 def num_epochs(recipe: Recipe[Any], config: LoopConfig) -> int:
@@ -202,12 +211,13 @@ def fit(
                     last_save = time.monotonic()
                 if is_interrupted():
                     raise KeyboardInterrupt
-            _end_epoch(recipe, state, sums, best)
+            _end_epoch(recipe, state, sums, best, device)
             draw(state.log[-1])
         save()
     if best:
         recipe.model.load_state_dict(best)
-    return FitResult(state.log, state.best_epoch, state.step, state.start)
+    logger.info("%s: %.0f MB of memory at most", description, max(state.peak_mb))
+    return FitResult(state.log, state.best_epoch, state.step, state.start, state.peak_mb)
 
 
 def seconds_per_step(
@@ -320,11 +330,16 @@ def _note_start(recipe: Recipe[B], state: _State, best: dict[str, Tensor]) -> No
 
 
 def _end_epoch(
-    recipe: Recipe[B], state: _State, sums: dict[str, Tensor], best: dict[str, Tensor]
+    recipe: Recipe[B],
+    state: _State,
+    sums: dict[str, Tensor],
+    best: dict[str, Tensor],
+    device: torch.device,
 ) -> None:
     steps = float(sums.pop("steps"))
     row: dict[str, Any] = {"epoch": state.epoch, "step": state.step}
-    row |= {name: float(value) / steps for name, value in sums.items()}
+    # Sorted: a checkpoint does not keep their order.
+    row |= {name: float(value) / steps for name, value in sorted(sums.items())}
     sums.clear()
     if not all(math.isfinite(value) for value in row.values()):
         raise TrainingDivergedError(
@@ -339,7 +354,9 @@ def _end_epoch(
         best.clear()
         best.update({k: v.detach().clone() for k, v in recipe.model.state_dict().items()})
     state.log.append(row)
-    logger.debug("%s", ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
+    state.peak_mb.append(round(peak_memory_bytes(device) / 1e6, 1))
+    logged = {**row, "peak_mb": state.peak_mb[-1]}
+    logger.debug("%s", ", ".join(f"{k} {v:.4g}" for k, v in logged.items()))
     if "score" in metrics:
         shown = [f"{name} {row[name]:.4f}" for name in metrics if name != "score"]
         mark = ", the best so far" if state.best_epoch == state.epoch else ""
@@ -369,28 +386,14 @@ def _restore(
     identity: dict[str, Any],
     device: torch.device,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    found = saved.pop("identity")
-    if sha256_json(found) != sha256_json(identity):
-        different = sorted(
-            k for k in identity if sha256_json(found.get(k)) != sha256_json(identity[k])
-        )
-        raise ConfigError(
-            f"the checkpoint belongs to a run with another {' and '.join(different)}, so it would "
-            "not continue exactly; delete the checkpoints folder to start anew, or restore "
-            "the old setting"
-        )
-
-    def section(name: str) -> dict[str, Tensor]:
-        prefix = name + "."
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    recipe.model.load_state_dict(section("model"))
+    check_identity(saved.pop("identity"), identity)
+    recipe.model.load_state_dict(section(tensors, "model"))
     for name, optimizer in recipe.optimizers.items():
         restore_optimizer(optimizer, tensors, f"optimizer.{name}")
     restore_random(tensors, device)
     saved["best_score"] = -math.inf if saved["best_score"] is None else saved["best_score"]
     vars(state).update(saved)
     return (
-        {name: value.to(device) for name, value in section("best").items()},
-        {name: value.to(device) for name, value in section("sums").items()},
+        {name: value.to(device) for name, value in section(tensors, "best").items()},
+        {name: value.to(device) for name, value in section(tensors, "sums").items()},
     )
