@@ -20,7 +20,8 @@ class Histories(NamedTuple):
     def rows(self) -> Int[Tensor, " entry"]:
         """For every entry the row of the batch that it belongs to."""
         lengths = self.offsets.diff()
-        return torch.repeat_interleave(torch.arange(self.num_users, device=lengths.device), lengths)
+        row = torch.arange(self.num_users, device=lengths.device)
+        return torch.repeat_interleave(row, lengths, output_size=self.items.shape[0])
 
     def to(self, device: torch.device | str) -> "Histories":
         return Histories(self.items.to(device), self.offsets.to(device))

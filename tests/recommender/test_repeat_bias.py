@@ -4,7 +4,13 @@ import torch
 from small_catalogs import LENGTHS, NUM_ITEMS, ONE_PASS, RAGGED, random_model
 
 from bbqrec.ranking import Histories
-from bbqrec.recommender.repeat_bias import AGE_LABELS, find_repeats, repeat_values
+from bbqrec.recommender.repeat_bias import (
+    AGE_LABELS,
+    EntryCounts,
+    find_repeats,
+    following_places,
+    repeat_values,
+)
 
 
 def test_repeats_are_what_a_plain_search_finds() -> None:
@@ -23,10 +29,14 @@ def test_repeats_are_what_a_plain_search_finds() -> None:
         expected |= {(entry, item, had[::-1].index(item) + 1) for item in had}
     assert set(zip(*(x.tolist() for x in found), strict=True)) == expected
     assert len(found.entries) == len(expected)
-    part = found.part(2, 7)
-    assert set(zip(*(x.tolist() for x in part), strict=True)) == {
-        (entry - 2, item, age) for entry, item, age in expected if 2 <= entry < 7
-    }
+    known = find_repeats(
+        histories,
+        rows,
+        places,
+        following=following_places(histories),
+        counts=EntryCounts(int(places.sum()), len(expected), 30),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(known, found, strict=True))
 
 
 def test_only_items_of_the_history_are_changed_by_their_age() -> None:

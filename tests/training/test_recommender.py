@@ -56,23 +56,6 @@ def test_whether_people_come_back_is_learned() -> None:
     assert often["1"] < -1
 
 
-def test_a_batch_knows_all_that_was_had_before_its_last_input() -> None:
-    dataset = shoppers(come_back=False)
-    recipe = make_recipe(
-        dataset, random_tables(), NARROW, CODES_OFF, RankingConfig(rank_by="dense"), seed=0
-    )
-    rows = [dataset.train.row(user).tolist() for user in range(len(dataset.train))]
-
-    for batch in recipe.batches(0):
-        for number, length in enumerate(batch.lengths.tolist()):
-            low, high = batch.histories.offsets[number : number + 2].tolist()
-            had = batch.histories.items[low:high].tolist()
-            window = batch.items[number, :length].tolist()
-            assert had[-length:] == window
-            followed = [*had, int(batch.targets[number, length - 1])]
-            assert any(row[: len(followed)] == followed for row in rows)
-
-
 def test_windows_cover_every_target_once() -> None:
     sequences = shoppers(come_back=False).train
 

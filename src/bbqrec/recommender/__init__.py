@@ -10,7 +10,7 @@ from bbqrec.recommender.content_knn import (
     tune_content_knn,
 )
 from bbqrec.recommender.dense_parts import DenseParts, dense_parts
-from bbqrec.recommender.dense_score import dense_logits
+from bbqrec.recommender.dense_score import InTraining, dense_logits
 from bbqrec.recommender.graphs import Graph, dense_tables, graphs
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
 from bbqrec.recommender.neighbors import (
@@ -23,7 +23,7 @@ from bbqrec.recommender.neighbors import (
 from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
 from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.popularity import Popularity, fit_popularity
-from bbqrec.recommender.repeat_bias import AGE_LABELS
+from bbqrec.recommender.repeat_bias import AGE_LABELS, EntryCounts, following_places
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.similarity_edges import similarity_edges
 from bbqrec.recommender.tables import BEHAVIOR, ItemTables, Neighbors, catalog_from_weights
@@ -35,7 +35,9 @@ __all__ = [
     "ContentKnn",
     "ContentKnnConfig",
     "DenseParts",
+    "EntryCounts",
     "Graph",
+    "InTraining",
     "ItemKnn",
     "ItemKnnConfig",
     "ItemTables",
@@ -60,6 +62,7 @@ __all__ = [
     "fit_content_knn",
     "fit_item_knn",
     "fit_popularity",
+    "following_places",
     "graphs",
     "nearest_by_content",
     "similarity_edges",

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bbqrec.recommender.neighbor_bias import add_neighbor_bias
-from bbqrec.recommender.repeat_bias import Repeats, repeat_values
+from bbqrec.recommender.repeat_bias import EntryCounts, Repeats, repeat_values
 from bbqrec.recommender.tables import Neighbors
 
 
@@ -32,15 +32,22 @@ class Evidence(NamedTuple):
     folds: Int[Tensor, " entry"] | None = None
     neighbors: Mapping[str, Neighbors] = MappingProxyType({})
 
-    def part(self, begin: int, end: int) -> "Evidence":
-        """The evidence of the entries `begin` to `end`, counted from `begin`."""
-        return Evidence(
-            self.is_unseen,
-            None if self.repeats is None else self.repeats.part(begin, end),
-            None if self.recent is None else self.recent[begin:end],
-            None if self.folds is None else self.folds[begin:end],
-            self.neighbors,
-        )
+
+class InTraining(NamedTuple):
+    """What training's evidence takes from elsewhere.
+
+    Args:
+        folds: of each entry.
+        neighbors: with a table per fold.
+        is_unseen: what `draw_unseen` gave.
+        following, counts: see `find_repeats`.
+    """
+
+    folds: Int[Tensor, " entry"]
+    neighbors: Mapping[str, Neighbors]
+    is_unseen: Bool[Tensor, " item"]
+    following: Int[Tensor, " occurrence"]
+    counts: EntryCounts
 
 
 def dense_logits(

@@ -22,12 +22,18 @@ def recent_items(
     rows: Int[Tensor, " entry"],
     places: Int[Tensor, " entry"],
     length: int,
+    *,
+    longest: int | None = None,
 ) -> Int[Tensor, "entry age"]:
     """The latest item first of the `places` items of history `rows`; -1 where there is none.
 
     As many columns as the longest history needs, at most `length`.
+
+    Args:
+        longest: the largest of `places`, where it is known.
     """
-    longest = int(places.max()) if len(places) else 0
+    if longest is None:
+        longest = int(places.max()) if len(places) else 0
     age = torch.arange(min(length, longest), device=places.device)
     occurrence = (histories.offsets[rows] + places)[:, None] - 1 - age
     items = histories.items[occurrence.clamp(min=0)] if len(histories.items) else occurrence

@@ -18,13 +18,13 @@ from bbqrec.ranking import Histories
 from bbqrec.recommender.code_decoder import CodeDecoder
 from bbqrec.recommender.code_search import DecoderSession
 from bbqrec.recommender.config import RecommenderConfig
-from bbqrec.recommender.dense_score import Evidence, dense_logits
+from bbqrec.recommender.dense_score import Evidence, InTraining, dense_logits
 from bbqrec.recommender.item_vectors import ItemVectors, unit
 from bbqrec.recommender.light_decoder import LightDecoder, LightSession
 from bbqrec.recommender.neighbor_bias import num_age_buckets, recent_items
 from bbqrec.recommender.repeat_bias import AGE_LABELS, find_repeats, latest_first, repeat_values
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
-from bbqrec.recommender.tables import BEHAVIOR, ItemTables, Neighbors
+from bbqrec.recommender.tables import BEHAVIOR, ItemTables
 from bbqrec.recommender.transformer import AttentionBias, Layout, hide
 from bbqrec.recommender.tree_decoder import Compared, Factors, TreeDecoder, TreeSession
 
@@ -35,12 +35,15 @@ class OnePassOutput(NamedTuple):
     """One entry for every position that has a target, row by row.
 
     `code_logits` is None when only the dense score was asked for; `user_states` are what
-    `dense_logits` compares with the output table.
+    `dense_logits` compares with the output table; `places` of the items of row `rows` come before
+    the target.
     """
 
     code_logits: Float[Tensor, "entry level token_or_code"] | None
     user_states: Float[Tensor, "entry dim"]
     targets: Int[Tensor, " entry"]
+    rows: Int[Tensor, " entry"]
+    places: Int[Tensor, " entry"]
 
 
 class OnePassRecommender(SequenceModel):
@@ -86,6 +89,7 @@ class OnePassRecommender(SequenceModel):
         with_codes: bool = True,
         start_targets: Int[Tensor, " batch"] | None = None,
         is_unseen: Bool[Tensor, " item"] | None = None,
+        num_targets: int | None = None,
     ) -> OnePassOutput:
         """Predict at every position that has a target.
 
@@ -95,24 +99,27 @@ class OnePassRecommender(SequenceModel):
             with_codes: False leaves out the decoder, for training on the dense score alone.
             start_targets: the item that an empty history should predict, or -1.
             is_unseen: in training, what `draw_unseen` gave.
+            num_targets: where every item has a target and the start has none, how many that is:
+                a GPU must stop to count them.
         """
-        places = self._encode(items, None, is_unseen)
+        places = self._encode(items, None, is_unseen, num_items=num_targets)
         if start_targets is None:
             start_targets = targets.new_full((len(targets),), -1)
         wanted = torch.cat([start_targets[:, None], targets], dim=1)  # (batch, place)
-        layout = Layout(wanted >= 0)
+        layout = Layout(wanted >= 0, num_targets)
         target = layout.collect(wanted)
+        every_row, every_place = (torch.arange(n, device=items.device) for n in wanted.shape)
+        row = layout.collect(every_row[:, None].expand(wanted.shape))
+        place = layout.collect(every_place.expand(wanted.shape))
         states, logits = self._projected(layout.collect(places)), None
         if with_codes and isinstance(self.decoder, TreeDecoder):
             compared = self.decoder.compare(states, self._prefix_vectors(self.decoder, is_unseen))
-            rows, place = (wanted >= 0).nonzero(as_tuple=True)
-            factors = self._repeat_factors(self.decoder, compared, items[rows], place)
+            factors = self._repeat_factors(self.decoder, compared, items[row], place)
             logits = self.decoder.log_probabilities(compared, target[:, None], factors)[:, 0]
         elif with_codes:
-            every_place = torch.arange(wanted.shape[1], device=items.device)[None]
-            hidden = self.write(target, Encoded(places, every_place), layout)
+            hidden = self.write(target, Encoded(places, every_place[None]), layout)
             logits = self.code_embedding.logits(hidden)
-        return OnePassOutput(logits, states, target)
+        return OnePassOutput(logits, states, target, row, place)
 
     def draw_unseen(self) -> Bool[Tensor, " item"]:
         """Items that one training step treats as unseen: those that are, and some at random."""
@@ -304,39 +311,36 @@ class OnePassRecommender(SequenceModel):
         histories: Histories,
         rows: Int[Tensor, " entry"],
         places: Int[Tensor, " entry"],
-        *,
-        folds: Int[Tensor, " entry"] | None = None,
-        neighbors: Mapping[str, Neighbors] | None = None,
-        is_unseen: Bool[Tensor, " item"] | None = None,
+        training: InTraining | None = None,
     ) -> Evidence:
-        """What those tables read for entries after `places` items of the histories `rows`.
-
-        Args:
-            folds, neighbors: in training, neighbors with a table per fold, and whose to read.
-            is_unseen: in training, what `draw_unseen` gave.
-        """
-        has_repeats, has_neighbors = self.repeat_bias is not None, self.neighbor_bias is not None
-        neighbors = self.catalog.neighbors() if neighbors is None else neighbors
-        return Evidence(
-            self.catalog.is_unseen if is_unseen is None else is_unseen,
-            find_repeats(histories, rows, places) if has_repeats else None,
-            recent_items(histories, rows, places, self.num_recent) if has_neighbors else None,
-            folds,
-            neighbors,
-        )
+        """What those tables read for entries after `places` items of the histories `rows`."""
+        repeats = recent = following = counts = longest = None
+        if training is not None:
+            following, counts = training.following, training.counts
+            longest = counts.longest
+        if self.repeat_bias is not None:
+            repeats = find_repeats(histories, rows, places, following=following, counts=counts)
+        if self.neighbor_bias is not None:
+            recent = recent_items(histories, rows, places, self.num_recent, longest=longest)
+        if training is None:
+            return Evidence(self.catalog.is_unseen, repeats, recent, None, self.catalog.neighbors())
+        return Evidence(training.is_unseen, repeats, recent, training.folds, training.neighbors)
 
     def _encode(
         self,
         items: Int[Tensor, "batch position"],
         only: Int[Tensor, " batch"] | None,
         is_unseen: Bool[Tensor, " item"] | None = None,
+        *,
+        num_items: int | None = None,
     ) -> Float[Tensor, "batch *place dim"]:
         """Place 0 is the state before any item, place p the state after p items.
 
         Args:
             only: the one place of each row that is wanted; None for all places.
         """
-        layout = Layout(F.pad(items >= 0, (1, 0), value=True))
+        num_used = None if num_items is None else len(items) + num_items
+        layout = Layout(F.pad(items >= 0, (1, 0), value=True), num_used)
         placed = F.pad(items, (1, 0), value=-1)
         item = layout.collect(placed)
         vectors = self._vectors(item.clamp(min=0), is_unseen)

@@ -34,9 +34,16 @@ class PaperRecommender(SequenceModel):
         items: Int[Tensor, "batch position"],
         lengths: Int[Tensor, " batch"],
         targets: Int[Tensor, " batch"],
+        *,
+        num_items: int | None = None,
     ) -> Float[Tensor, "batch level token_or_code"]:
-        """Logits of each level of the targets, the codes before it given."""
-        hidden = self.write(targets, self.read(items, lengths), Layout.full(len(targets), 1))
+        """Logits of each level of the targets, the codes before it given.
+
+        Args:
+            num_items: the sum of `lengths`, if it is known; a GPU must stop to count.
+        """
+        encoded = self.read(items, lengths, num_items=num_items)
+        hidden = self.write(targets, encoded, Layout.full(len(targets), 1))
         return self.code_embedding.logits(hidden)
 
     def history_tokens(
@@ -49,12 +56,21 @@ class PaperRecommender(SequenceModel):
         place = torch.arange(tokens.shape[1], device=items.device)
         return tokens.masked_fill(place > end, PAD_TOKEN).masked_fill(place == end, EOS_TOKEN)
 
-    def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]) -> Encoded:
+    def read(
+        self,
+        items: Int[Tensor, "batch position"],
+        lengths: Int[Tensor, " batch"],
+        *,
+        num_items: int | None = None,
+    ) -> Encoded:
         """Encode the tokens of the histories; the last place is that of the end token."""
         tokens = self.history_tokens(items, lengths)
         last_place = (lengths * self.catalog.num_levels)[:, None]
         is_used = torch.arange(tokens.shape[1], device=items.device) <= last_place
-        layout = Layout(is_used)
+        num_used = None
+        if num_items is not None:
+            num_used = len(items) + num_items * self.catalog.num_levels
+        layout = Layout(is_used, num_used)
         vectors = self.code_embedding(layout.collect(tokens))
         added = self.position_bias(tokens.shape[1]) + hide(is_used[:, None, None], vectors)
         encoded = self.encoder(vectors, layout, self._bias(added, items))

@@ -27,27 +27,50 @@ class Repeats(NamedTuple):
     items: Int[Tensor, " repeat"]
     ages: Int[Tensor, " repeat"]
 
-    def part(self, begin: int, end: int) -> "Repeats":
-        """The repeats of the entries `begin` to `end`, counted from `begin`."""
-        edges = torch.searchsorted(self.entries, self.entries.new_tensor([begin, end]))
-        low, high = edges.tolist()
-        return Repeats(self.entries[low:high] - begin, self.items[low:high], self.ages[low:high])
+
+class EntryCounts(NamedTuple):
+    """How many items stand before some entries: known beforehand, no GPU must stop to count them.
+
+    Args:
+        all: before all of the entries together.
+        distinct: the same, of an entry's items each once.
+        longest: before a single one, at most.
+    """
+
+    all: int
+    distinct: int
+    longest: int
 
 
 def find_repeats(
-    histories: Histories, rows: Int[Tensor, " entry"], places: Int[Tensor, " entry"]
+    histories: Histories,
+    rows: Int[Tensor, " entry"],
+    places: Int[Tensor, " entry"],
+    *,
+    following: Int[Tensor, " occurrence"] | None = None,
+    counts: EntryCounts | None = None,
 ) -> Repeats:
-    """What was had before each entry, which stands after `places` items of history `rows`."""
-    entries = torch.repeat_interleave(places)
+    """What was had before each entry, which stands after `places` items of history `rows`.
+
+    Args:
+        following: `following_places` of the histories, where it was found before.
+        counts: of the entries, where they are known.
+    """
+    if following is None:
+        following = following_places(histories)
+    total = None if counts is None else counts.all
+    entries = torch.repeat_interleave(places, output_size=total)
     place = torch.arange(len(entries), device=places.device) - (places.cumsum(0) - places)[entries]
     occurrence = histories.offsets[rows][entries] + place
     # An occurrence counts until the user has the same item once more.
-    is_latest = places[entries] <= _next_place(histories)[occurrence]
-    entries, place, occurrence = entries[is_latest], place[is_latest], occurrence[is_latest]
+    is_latest = places[entries] <= following[occurrence]
+    num_latest = int(is_latest.count_nonzero()) if counts is None else counts.distinct
+    latest = is_latest.nonzero_static(size=num_latest)[:, 0]
+    entries, place, occurrence = entries[latest], place[latest], occurrence[latest]
     return Repeats(entries, histories.items[occurrence], places[entries] - place)
 
 
-def _next_place(histories: Histories) -> Int[Tensor, " occurrence"]:
+def following_places(histories: Histories) -> Int[Tensor, " occurrence"]:
     """Where in its row each item stands the next time; a place beyond the row if never."""
     items, rows = histories.items, histories.rows()
     if not len(items):

@@ -27,13 +27,16 @@ class Layout:
     attention needs the table.
     """
 
-    def __init__(self, is_used: Bool[Tensor, "batch place"]) -> None:
+    def __init__(self, is_used: Bool[Tensor, "batch place"], num_used: int | None = None) -> None:
+        """`num_used`: how many are, if that is known; a GPU must stop to count them."""
         self.shape = is_used.shape
         self.index: Tensor | None = None
         if torch.compiler.is_exporting():
             return  # the shapes of an exported graph must not depend on what is in the tensors
-        index = is_used.flatten().nonzero()[:, 0]
-        self.index = index if len(index) < is_used.numel() else None
+        if num_used is None:
+            num_used = int(is_used.count_nonzero())
+        if num_used < is_used.numel():
+            self.index = is_used.flatten().nonzero_static(size=num_used)[:, 0]
 
     @classmethod
     def full(cls, batch: Count, places: Count) -> "Layout":

@@ -19,8 +19,8 @@ from bbqrec.data import Dataset
 from bbqrec.decoding import RankingConfig, make_ranker
 from bbqrec.errors import ConfigError
 from bbqrec.evaluation import quick_metrics, sample_cases
-from bbqrec.ranking import Histories
 from bbqrec.recommender import (
+    InTraining,
     ItemTables,
     Neighbors,
     OnePassOutput,
@@ -31,6 +31,7 @@ from bbqrec.recommender import (
     dense_logits,
     similarity_edges,
 )
+from bbqrec.training.batches import Batch, TrainingHistories
 from bbqrec.training.chunks import sum_in_chunks
 from bbqrec.training.loop import FitResult, LoopConfig, fit, num_epochs
 from bbqrec.training.windows import cut_prefixes, cut_windows, length_sorted_batches
@@ -70,21 +71,6 @@ class UpdateConfig(Config):
     epochs: int = Field(10, ge=1)
     patience: int = Field(3, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
-
-
-class Batch(NamedTuple):
-    """`one_pass`: a target at every position; `paper`: one target per row.
-
-    Args:
-        users: row of the training sequences that each window is cut from.
-        histories: per row all that the user had up to the end of the window, for the dense score.
-    """
-
-    items: Int[Tensor, "batch position"]
-    targets: Int[Tensor, "..."]
-    lengths: Int[Tensor, " batch"]
-    users: Int[Tensor, " batch"]
-    histories: Histories
 
 
 class StartVectors(NamedTuple):
@@ -197,6 +183,7 @@ class RecommenderRecipe:
         self._is_paper = config.form == "paper"
         self._max_history = config.max_history
         self._sequences = dataset.train
+        self._histories = TrainingHistories(dataset.train, device)
         self._unseen = tables.is_unseen.nonzero().squeeze(1).to(device)
         self._seen = (~tables.is_unseen).nonzero().squeeze(1).to(device)
         self._num_folds = config.neighbors.num_folds
@@ -205,7 +192,6 @@ class RecommenderRecipe:
             for name, found in tables.neighbors.items()
         }
         self._seed = seed
-        self._device = device
         self._ranker = make_ranker(model, tables.semantic_ids, ranking, device=device)
         self._cases = sample_cases(dataset.validation, training.validation_users, seed)
 
@@ -217,10 +203,9 @@ class RecommenderRecipe:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         starts, lengths = self._windows(epoch)
-        for rows in length_sorted_batches(
-            lengths, self._training.batch_size, np.random.default_rng([self._seed, epoch, 1])
-        ):
-            yield self._gather(starts[rows], lengths[rows])
+        rng = np.random.default_rng([self._seed, epoch, 1])
+        rows = length_sorted_batches(lengths, self._training.batch_size, rng)
+        return self._histories.batches(starts, lengths, rows)
 
     def inner_steps(self, batch: Batch) -> None:
         pass
@@ -228,12 +213,18 @@ class RecommenderRecipe:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         weights = self._training
         if self._is_paper:
-            logits = self.model(batch.items, batch.lengths, batch.targets)
-            return {"generative": self._code_loss(logits, batch.targets)}
+            targets = batch.targets.gather(1, batch.lengths[:, None] - 1)[:, 0]
+            logits = self.model(batch.items, batch.lengths, targets, num_items=batch.num_targets)
+            return {"generative": self._code_loss(logits, targets)}
         assert isinstance(self.model, OnePassRecommender)
         is_unseen = self.model.draw_unseen()
-        with_codes = weights.generative_weight > 0
-        output = self.model(batch.items, batch.targets, with_codes=with_codes, is_unseen=is_unseen)
+        output = self.model(
+            batch.items,
+            batch.targets,
+            with_codes=weights.generative_weight > 0,
+            is_unseen=is_unseen,
+            num_targets=batch.num_targets,
+        )
         terms = {}
         if output.code_logits is not None:
             loss = self._code_loss(output.code_logits, output.targets)
@@ -271,20 +262,17 @@ class RecommenderRecipe:
         if self._training.num_negatives is not None:
             return self._sampled_loss(output, table, self._training.num_negatives)
         biases = model.dense_biases()
-        rows, positions = (batch.targets >= 0).nonzero(as_tuple=True)
-        num_before = batch.histories.offsets.diff() - batch.lengths
-        evidence = model.evidence(
-            batch.histories,
-            rows,
-            num_before[rows] + positions + 1,
-            folds=batch.users[rows] % self._num_folds,
-            neighbors=self._neighbors,
-            is_unseen=is_unseen,
-        )
+        users = batch.users[output.rows]
+        places = batch.before[output.rows] + output.places
+        histories, following = self._histories.all, self._histories.following
 
         def loss(entries: slice, states: Tensor, table: Tensor, *values: Tensor) -> Tensor:
-            part = evidence.part(entries.start, entries.stop)
-            logits = dense_logits(states, table, dict(zip(biases, values, strict=True)), part)
+            user, counts = users[entries], batch.counts.of(entries)
+            training = InTraining(
+                user % self._num_folds, self._neighbors, is_unseen, following, counts
+            )
+            evidence = model.evidence(histories, user, places[entries], training)
+            logits = dense_logits(states, table, dict(zip(biases, values, strict=True)), evidence)
             # Never push down what training is not allowed to know.
             logits[:, self._unseen] = -torch.inf
             return F.cross_entropy(logits, targets[entries], reduction="sum")
@@ -308,32 +296,6 @@ class RecommenderRecipe:
         rng = np.random.default_rng([self._seed, epoch, 0])
         cut = cut_prefixes if self._is_paper else cut_windows
         return cut(self._sequences, self._max_history, self._training.windows, rng)
-
-    def _gather(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Batch:
-        """A window is `length` inputs followed by one more item, the last target."""
-        position = np.arange(lengths.max() + 1)
-        entry = np.minimum(starts[:, None] + position, len(self._sequences.items) - 1)
-        is_used = position <= lengths[:, None]
-        items = np.where(is_used, self._sequences.items[entry], -1).astype(np.int64)
-        inputs = np.where(position[:-1] < lengths[:, None], items[:, :-1], -1)
-        targets = items[:, 1:]
-        if self._is_paper:
-            targets = items[np.arange(len(items)), lengths]
-        users = np.searchsorted(self._sequences.offsets, starts, side="right") - 1
-        histories = self._histories(users, starts, lengths).to(self._device)
-        arrays = (inputs, targets, lengths, users)
-        tensors = (torch.from_numpy(array).to(self._device) for array in arrays)
-        return Batch._make([*tensors, histories])
-
-    def _histories(
-        self, users: NDArray[np.int64], starts: NDArray[np.int64], lengths: NDArray[np.int64]
-    ) -> Histories:
-        """Per window the user's items from the first to the window's last input."""
-        first = self._sequences.offsets[users]
-        edges = np.concatenate([[0], (starts + lengths - first).cumsum()])
-        entry = np.arange(edges[-1]) + np.repeat(first - edges[:-1], np.diff(edges))
-        items = self._sequences.items[entry].astype(np.int64)
-        return Histories(torch.from_numpy(items), torch.from_numpy(edges))
 
 
 def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
