@@ -136,7 +136,7 @@ def test_a_step_of_training_treats_some_items_as_it_would_if_they_were_unseen() 
     torch.testing.assert_close(model.output_table(drawn), other.output_table())
     rows, places = (TARGETS >= 0).nonzero(as_tuple=True)
     here, there = (
-        model.evidence(RAGGED, rows, places, is_unseen=drawn),
+        model.evidence(RAGGED, rows, places)._replace(is_unseen=drawn),
         other.evidence(RAGGED, rows, places),
     )
     states, table, biases = trained.user_states, model.output_table(drawn), model.dense_biases()

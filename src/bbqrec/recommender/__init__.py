@@ -10,7 +10,7 @@ from bbqrec.recommender.content_knn import (
     tune_content_knn,
 )
 from bbqrec.recommender.dense_parts import DenseParts, dense_parts
-from bbqrec.recommender.dense_score import InTraining, dense_logits
+from bbqrec.recommender.dense_score import dense_logits
 from bbqrec.recommender.graphs import Graph, dense_tables, graphs
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
 from bbqrec.recommender.neighbors import (
@@ -37,7 +37,6 @@ __all__ = [
     "DenseParts",
     "EntryCounts",
     "Graph",
-    "InTraining",
     "ItemKnn",
     "ItemKnnConfig",
     "ItemTables",

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bbqrec.recommender.neighbor_bias import add_neighbor_bias
-from bbqrec.recommender.repeat_bias import EntryCounts, Repeats, repeat_values
+from bbqrec.recommender.repeat_bias import Repeats, repeat_values
 from bbqrec.recommender.tables import Neighbors
 
 
@@ -31,23 +31,6 @@ class Evidence(NamedTuple):
     recent: Int[Tensor, "entry age"] | None = None
     folds: Int[Tensor, " entry"] | None = None
     neighbors: Mapping[str, Neighbors] = MappingProxyType({})
-
-
-class InTraining(NamedTuple):
-    """What training's evidence takes from elsewhere.
-
-    Args:
-        folds: of each entry.
-        neighbors: with a table per fold.
-        is_unseen: what `draw_unseen` gave.
-        following, counts: see `find_repeats`.
-    """
-
-    folds: Int[Tensor, " entry"]
-    neighbors: Mapping[str, Neighbors]
-    is_unseen: Bool[Tensor, " item"]
-    following: Int[Tensor, " occurrence"]
-    counts: EntryCounts
 
 
 def dense_logits(

@@ -18,11 +18,17 @@ from bbqrec.ranking import Histories
 from bbqrec.recommender.code_decoder import CodeDecoder
 from bbqrec.recommender.code_search import DecoderSession
 from bbqrec.recommender.config import RecommenderConfig
-from bbqrec.recommender.dense_score import Evidence, InTraining, dense_logits
+from bbqrec.recommender.dense_score import Evidence, dense_logits
 from bbqrec.recommender.item_vectors import ItemVectors, unit
 from bbqrec.recommender.light_decoder import LightDecoder, LightSession
 from bbqrec.recommender.neighbor_bias import num_age_buckets, recent_items
-from bbqrec.recommender.repeat_bias import AGE_LABELS, find_repeats, latest_first, repeat_values
+from bbqrec.recommender.repeat_bias import (
+    AGE_LABELS,
+    EntryCounts,
+    find_repeats,
+    latest_first,
+    repeat_values,
+)
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
 from bbqrec.recommender.tables import BEHAVIOR, ItemTables
 from bbqrec.recommender.transformer import AttentionBias, Layout, hide
@@ -311,20 +317,22 @@ class OnePassRecommender(SequenceModel):
         histories: Histories,
         rows: Int[Tensor, " entry"],
         places: Int[Tensor, " entry"],
-        training: InTraining | None = None,
+        *,
+        following: Int[Tensor, " occurrence"] | None = None,
+        counts: EntryCounts | None = None,
     ) -> Evidence:
-        """What those tables read for entries after `places` items of the histories `rows`."""
-        repeats = recent = following = counts = longest = None
-        if training is not None:
-            following, counts = training.following, training.counts
-            longest = counts.longest
+        """What those tables read for entries after `places` items of the histories `rows`.
+
+        Args:
+            following, counts: see `find_repeats`.
+        """
+        repeats = recent = None
         if self.repeat_bias is not None:
             repeats = find_repeats(histories, rows, places, following=following, counts=counts)
         if self.neighbor_bias is not None:
+            longest = None if counts is None else counts.longest
             recent = recent_items(histories, rows, places, self.num_recent, longest=longest)
-        if training is None:
-            return Evidence(self.catalog.is_unseen, repeats, recent, None, self.catalog.neighbors())
-        return Evidence(training.is_unseen, repeats, recent, training.folds, training.neighbors)
+        return Evidence(self.catalog.is_unseen, repeats, recent, None, self.catalog.neighbors())
 
     def _encode(
         self,

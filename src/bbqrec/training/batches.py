@@ -65,11 +65,11 @@ class TrainingHistories:
         self._offsets = sequences.offsets
         first = np.repeat(sequences.offsets[:-1], sequences.lengths)
         self._place = np.arange(len(first)) - first
-        is_new = np.ones(len(first) + 1, dtype=np.int64)
+        is_new = np.ones(len(first), dtype=np.int64)
         comes_again = following.numpy() < len(first)
-        is_new[(first + following.numpy())[comes_again]] = 0
+        is_new[first[comes_again] + following.numpy()[comes_again]] = 0
         num_new = np.concatenate([[0], is_new.cumsum()])
-        self._distinct = num_new[:-2] - num_new[first]
+        self._distinct = num_new[:-1] - num_new[first]
 
     def batches(
         self,

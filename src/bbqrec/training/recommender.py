@@ -20,7 +20,6 @@ from bbqrec.decoding import RankingConfig, make_ranker
 from bbqrec.errors import ConfigError
 from bbqrec.evaluation import quick_metrics, sample_cases
 from bbqrec.recommender import (
-    InTraining,
     ItemTables,
     Neighbors,
     OnePassOutput,
@@ -268,10 +267,12 @@ class RecommenderRecipe:
 
         def loss(entries: slice, states: Tensor, table: Tensor, *values: Tensor) -> Tensor:
             user, counts = users[entries], batch.counts.of(entries)
-            training = InTraining(
-                user % self._num_folds, self._neighbors, is_unseen, following, counts
+            evidence = model.evidence(
+                histories, user, places[entries], following=following, counts=counts
             )
-            evidence = model.evidence(histories, user, places[entries], training)
+            evidence = evidence._replace(
+                is_unseen=is_unseen, folds=user % self._num_folds, neighbors=self._neighbors
+            )
             logits = dense_logits(states, table, dict(zip(biases, values, strict=True)), evidence)
             # Never push down what training is not allowed to know.
             logits[:, self._unseen] = -torch.inf
