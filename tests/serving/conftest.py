@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from asking import Open
+from databases import PostgresServer, postgres_server
 from looking import Look, check_none, leave, note
 from needs import chromium
 from on_socket import on_socket
@@ -69,12 +70,20 @@ def events(tmp_path: Path) -> Path:
     return tmp_path / "events.sqlite3"
 
 
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
 @pytest.fixture
 def opened(run: Path, events: Path) -> Iterator[Open]:
     """Starts servers that end with the test; `.service` of a client is what it talks to."""
     with ExitStack() as stack:
 
-        def open_server(run_dir: Path = run, place: Path = events, **config: Any) -> TestClient:
+        def open_server(
+            run_dir: Path = run, place: Path | str = events, **config: Any
+        ) -> TestClient:
             service = Service(run_dir, EventStore(str(place)), ServeConfig(**config))
             client = TestClient(create_app(service), base_url="http://localhost")
             client.service = service  # type: ignore[attr-defined]

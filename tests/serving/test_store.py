@@ -1,55 +1,20 @@
 """The store keeps the same promises in SQLite and in PostgreSQL."""
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from needs import lacking
+from databases import PostgresServer, for_all_connections
 
 from bbqrec.errors import ConflictError, RunBusyError, StorageError
 from bbqrec.serving import Event, EventStore, PostedItem
 from bbqrec.serving.store import hash_user, read_collected
 
 
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    """The URL of a fresh server; it refuses to run as root, so then it runs as its own user."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        lacking("PostgreSQL is not installed (Debian: apt install postgresql)")
-    user = None
-    if os.getuid() == 0:
-        try:
-            user = pwd.getpwnam("postgres").pw_name
-        except KeyError:
-            lacking("there is no user postgres to run PostgreSQL as")
-    folder = Path(tempfile.mkdtemp(prefix="pg"))
-    if user is not None:
-        shutil.chown(folder, user)
-    control = [str(found[-1].with_name("pg_ctl")), "-D", str(folder / "data"), "-w"]
-
-    def call(*command: str) -> None:
-        subprocess.run(command, user=user, check=True, capture_output=True, cwd=folder, timeout=60)
-
-    call(str(found[-1]), "-D", str(folder / "data"), "-A", "trust", "-U", "bbqrec", "--no-sync")
-    # A socket in its folder, no port; its output to a file, or `capture_output` waits for ever.
-    options = f"-k {folder} -c listen_addresses='' -F"
-    call(*control, "-l", str(folder / "log"), "-o", options, "start")
-    yield f"postgresql://bbqrec@/postgres?host={folder}"
-    call(*control, "-m", "immediate", "stop")
-    shutil.rmtree(folder)
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgres":
-        url: str = request.getfixturevalue("postgres")
-        return url
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return server.url
     return str(tmp_path / "deep" / "events.sqlite3")
 
 
@@ -90,10 +55,7 @@ def test_a_full_disk_is_told_and_what_was_stored_stays(tmp_path: Path) -> None:
     """A limit of pages stands in for the disk: SQLite reports both alike."""
     store = EventStore(str(tmp_path / "events.sqlite3"))
     store.append([Event("u", "kept", 1.0)])
-    engine = store._engine
-    assert engine is not None
-    with engine.connect() as connection:  # the only one, which the store goes on with
-        connection.exec_driver_sql("PRAGMA max_page_count = 20")
+    for_all_connections(store, "PRAGMA max_page_count = 20")
 
     with pytest.raises(StorageError, match="full"):
         store.append([Event("u", "x" * 1000, 2.0)] * 1000, "key", "digest")

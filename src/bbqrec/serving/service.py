@@ -29,6 +29,7 @@ from bbqrec.serving.store import Event, EventStore, PostedItem
 from bbqrec.serving.version import History, Options, Version
 
 WATCH_S = 0.05
+STORE_CHECK_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Service:
         """Answer requests within."""
         self._changing = asyncio.Lock()
         worker = asyncio.create_task(self._batcher.work())
-        watch = asyncio.create_task(self._watch_loop())
+        watches = [asyncio.create_task(w()) for w in (self._watch_loop, self._watch_store)]
         self.metrics.waiting.set_function(lambda: self._batcher.num_waiting)
         self._is_running = True
         try:
@@ -83,7 +84,7 @@ class Service:
         finally:
             self._is_running = False
             await asyncio.gather(*self._changes, return_exceptions=True)
-            for task in (worker, watch):
+            for task in (worker, *watches):
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
@@ -106,6 +107,13 @@ class Service:
             due = loop.time() + WATCH_S
             await asyncio.sleep(WATCH_S)
             self.metrics.lag.set(loop.time() - due)
+
+    async def _watch_store(self) -> None:
+        """What is done to the store is noticed in time, however seldom it is asked."""
+        while True:
+            await asyncio.sleep(STORE_CHECK_S)
+            with suppress(StorageError):  # those who ask it are told
+                await self._on(self._store_threads, self._store.check)
 
     async def recommend(self, asked: RecommendRequest) -> bytes:
         """JSON of `RecommendOut`."""
