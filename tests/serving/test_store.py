@@ -51,6 +51,17 @@ def test_what_is_stored_is_found_by_whoever_opens_it_next(place: str) -> None:
     again.close()
 
 
+def test_the_latest_time_that_a_server_gave_outlives_it(place: str) -> None:
+    store = EventStore(place)
+    for given_time in (1e9 + 0.125, 10.0, None):
+        store.append([Event("timed", "a", 3e9)], given_time=given_time)
+    store.close()
+
+    again = EventStore(place)
+    assert again.latest_time() == 1e9 + 0.125
+    again.close()
+
+
 def test_a_full_disk_is_told_and_what_was_stored_stays(tmp_path: Path) -> None:
     """A limit of pages stands in for the disk: SQLite reports both alike."""
     store = EventStore(str(tmp_path / "events.sqlite3"))

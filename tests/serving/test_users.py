@@ -63,6 +63,21 @@ def test_a_clock_that_goes_back_changes_no_order(run: Path, events: Path) -> Non
     assert [entry["time"] for entry in history] == [100, 100, 100, 100, 101.5]
 
 
+def test_a_clock_that_goes_back_while_the_server_is_down_changes_no_order(
+    run: Path, events: Path
+) -> None:
+    for now, item_id in ((100.0, "first"), (40.0, "second"), (100.5, "third")):
+        store = EventStore(str(events))
+        service = Service(run, store, ServeConfig(), clock=lambda now=now: now)  # type: ignore[misc]
+        with TestClient(create_app(service), base_url="http://localhost") as client:
+            take(client, "u", item_id)
+            take(client, "other", "in the far future", time=4e9)
+            history = client.get("/v1/users/u").json()["history"]
+
+    assert [entry["item_id"] for entry in history] == ["first", "second", "third"]
+    assert [entry["time"] for entry in history] == [100, 100, 100.5]
+
+
 def test_a_deleted_user_is_a_stranger_everywhere_and_may_come_back(
     run: Path, events: Path, opened: Open
 ) -> None:

@@ -80,10 +80,14 @@ class UserHistories:
             raise NotFoundError("nothing is known of this user")
         return {"user_id": user_id, "history": history}
 
-    async def append(self, events: Sequence[Event], key: str | None, digest: str) -> bool:
+    async def append(
+        self, events: Sequence[Event], key: str | None, digest: str, given_time: float | None
+    ) -> bool:
         """As `EventStore.append`; the events count in every answer asked for from then on."""
         try:
-            return await self._in_store(lambda: self._store.append(events, key, digest))
+            return await self._in_store(
+                lambda: self._store.append(events, key, digest, given_time=given_time)
+            )
         finally:
             for event in events:
                 self._changed(event.user_id)

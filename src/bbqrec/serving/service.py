@@ -67,7 +67,7 @@ class Service:
         self._answering = Answering(self._model_thread, config, self.metrics)
         self._batcher = self._answering.batcher
         self.admission = Admission(self._batcher)
-        self._clock, self._latest = clock, 0.0
+        self._clock, self._latest = clock, store.latest_time()
         self._changes: set[asyncio.Task[Any]] = set()
         self._is_running = False
 
@@ -139,8 +139,9 @@ class Service:
         events = [
             Event(e.user_id, e.item_id, now if e.time is None else e.time) for e in asked.events
         ]
+        given = now if any(e.time is None for e in asked.events) else None
         digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
-        is_new = await self._to_the_end(self._histories.append(events, key, digest))
+        is_new = await self._to_the_end(self._histories.append(events, key, digest, given))
         self.metrics.events.inc(len(events) if is_new else 0)
         return {"stored": len(events) if is_new else 0, "is_replay": not is_new}
 

@@ -99,9 +99,14 @@ class EventStore:
         # Not by `rowcount`, which PostgreSQL's driver does not tell.
         return db.execute(insert.returning(*table.primary_key)).first() is not None
 
-    def _set(self, db: sql.Connection, name: str, value: str) -> None:
+    def _set(self, db: sql.Connection, name: str, value: str, *, only_more: bool = False) -> None:
         insert = self._insert(ABOUT).values(name=name, value=value)
-        db.execute(insert.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+        is_more = sql.cast(ABOUT.c.value, sql.Double) < float(value) if only_more else None
+        db.execute(
+            insert.on_conflict_do_update(
+                index_elements=["name"], set_={"value": value}, where=is_more
+            )
+        )
 
     def check(self) -> None:
         """Notice what was done to the database before a request does, and mend what can be."""
@@ -114,11 +119,19 @@ class EventStore:
         with self._errors_told():
             self._holds_deleted = not self._database.empty_log()
 
-    def append(self, events: Sequence[Event], key: str | None = None, digest: str = "") -> bool:
+    def append(
+        self,
+        events: Sequence[Event],
+        key: str | None = None,
+        digest: str = "",
+        *,
+        given_time: float | None = None,
+    ) -> bool:
         """Add events; False if that was done before under the same key.
 
         Args:
             digest: of the request that brought the events, to tell a repetition from a mistake.
+            given_time: what the server's clock said, where it is the time of one of them.
 
         Raises:
             ConflictError: the key came with another request before.
@@ -132,7 +145,14 @@ class EventStore:
                     raise ConflictError("this Idempotency-Key came with other events before")
                 return False
             db.execute(sql.insert(EVENTS), [event._asdict() for event in events])
+            if given_time is not None:
+                self._set(db, "latest_time", str(given_time), only_more=True)
         return True
+
+    def latest_time(self) -> float:
+        """The latest time that a server gave to an event; 0 if none did."""
+        with self._reading() as db:
+            return float(db.execute(about("latest_time")).scalar_one_or_none() or 0)
 
     def events_of(self, user_ids: Sequence[str]) -> list[list[Event]]:
         """Each user's latest events in order of time, equal times in order of arrival."""
