@@ -79,12 +79,18 @@ class Batcher(Generic[K, Q, A]):
         if self._num_waiting and self._num_waiting + work > self.max_waiting:
             raise OverloadedError("too many requests are waiting; come back in a second")
         answers: asyncio.Future[list[A]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(key, questions, work, answers))
+        waiting = _Waiting(key, questions, work, answers)
+        self._waiting.append(waiting)
         self._num_waiting += work
         self._arrived.set()
         self.num_asking += 1
         try:
             return await answers
+        except asyncio.CancelledError:
+            if waiting in self._waiting:  # its place is for others, before the next call
+                self._waiting.remove(waiting)
+                self._num_waiting -= work
+            raise
         finally:
             self.num_asking -= 1
 

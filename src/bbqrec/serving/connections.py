@@ -10,7 +10,7 @@ import re
 from http import HTTPStatus
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from bbqrec.serving.admission import Admission
 from bbqrec.serving.config import ServeConfig
@@ -48,6 +48,7 @@ class Connection(HttpToolsProtocol):
     _rested_at = 0.0
     _is_turned_away = False  # this request; its body is let pass
     _is_admitted = False  # this request, whose head is yet to be parsed
+    _cycles: tuple[RequestResponseCycle, ...] = ()  # requests that are yet to be answered
 
     def connection_made(self, transport: Any) -> None:  # uvloop's is no asyncio.Transport
         super().connection_made(transport)
@@ -59,6 +60,18 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
         super().connection_lost(exc)
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                self._give_up(cycle)
+        self._cycles = ()
+
+    def _give_up(self, cycle: RequestResponseCycle) -> None:
+        """Nobody waits for the answer any more: what waits for the model makes room at once."""
+        cycle.disconnected = True  # uvicorn tells only the latest of several
+        state = cycle.scope["state"]
+        state["has_hung_up"] = True
+        if "task" in state:
+            state["task"].cancel()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():  # what was refused is not read
@@ -91,6 +104,8 @@ class Connection(HttpToolsProtocol):
             self.scope["state"]["is_admitted"] = True  # the guard lets it leave
         self._stop_clock()
         super().on_headers_complete()
+        earlier = [cycle for cycle in self._cycles if not cycle.response_complete]
+        self._cycles = (*earlier, self.cycle)
 
     def on_body(self, body: bytes) -> None:
         if not self._is_turned_away:

@@ -147,8 +147,17 @@ class Guard:
             is_read = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        async with asyncio.timeout(self._config.answer_s):
-            await self._app(scope, replay, send)
+        state = scope["state"]
+        state["task"] = asyncio.current_task()  # cancelled when the connection is lost
+        try:
+            async with asyncio.timeout(self._config.answer_s):
+                await self._app(scope, replay, send)
+        except asyncio.CancelledError:
+            if not state.get("has_hung_up"):
+                raise
+            raise _GoneError from None
+        finally:
+            del state["task"]
 
     def _admit(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Refuse by the head of the request alone."""
