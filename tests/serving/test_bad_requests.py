@@ -175,6 +175,30 @@ def test_places_and_methods_that_do_not_exist(asked: TestClient) -> None:
         problem(asked.get(f"/v1/items/x/similar?k={k}"), 422)
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/users/u", {"GET", "DELETE"}),
+        ("/v1/users/a/b", {"GET", "DELETE"}),
+        ("/v1/items/x", {"GET", "DELETE"}),
+        ("/v1/items", {"POST"}),
+        ("/v1/withdrawn/x", {"DELETE"}),
+        ("/v1/recommend", {"POST"}),
+        ("/v1/search", {"GET"}),
+        ("/health/live", {"GET"}),
+        ("/static-offline-docs/swagger-ui.css", {"GET", "HEAD"}),
+    ],
+)
+def test_a_method_that_is_not_there_is_told_which_are(
+    path: str, methods: set[str], asked: TestClient
+) -> None:
+    for method in {"DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"} - methods:
+        response = asked.request(method, path, headers={"content-type": "application/json"})
+
+        problem(response, 405)
+        assert set(response.headers["allow"].split(", ")) == methods
+
+
 def test_odd_but_proper_requests_are_answered(asked: TestClient) -> None:
     same = recommended(asked, histories=[["a"] * 10_000, ["a"]])
     repeated = asked.post(

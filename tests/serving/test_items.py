@@ -47,6 +47,26 @@ def test_a_posted_item_is_recommendable_at_once_and_after_a_restart(
     assert ids(restarted) == ids(answer)
 
 
+def test_an_id_may_end_as_a_path_does(run: Path, client: TestClient) -> None:
+    title = Recommender.from_pretrained(run).dataset.titles[0]
+    for item_id in ("a", "a/similar", "a/similar/similar"):
+        post(client, item_id, title=title)
+    encoded = "/v1/items/a%2Fsimilar"
+
+    item = client.get(encoded).json()
+    longer = client.get(f"{encoded}%2fsimilar").json()
+    near = client.get(f"{encoded}/similar?k=60").json()["items"]
+    near_a = client.get("/v1/items/a/similar?k=60").json()["items"]
+
+    assert item["item_id"] == "a/similar"
+    assert longer["item_id"] == "a/similar/similar"
+    assert {"a", "a/similar"} & {i["item_id"] for i in near} == {"a"}
+    assert {"a", "a/similar"} & {i["item_id"] for i in near_a} == {"a/similar"}
+    assert client.delete(encoded).status_code == 204
+    problem(client.get(encoded), 404)
+    assert client.get("/v1/items/a").status_code == 200
+
+
 def test_a_posted_item_may_be_a_picture_alone(run: Path, client: TestClient) -> None:
     picture = read_images(run / "data", [0])[0]
 

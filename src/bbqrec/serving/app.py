@@ -132,9 +132,11 @@ def _router(service: Service) -> APIRouter:
 
     @router.get("/items/{item_id:path}/similar", response_model=api.SimilarOut, tags=["items"])
     async def similar_items(
-        item_id: PathId, k: Annotated[int, Query(ge=1, le=api.MAX_K)] = 10
+        request: Request, item_id: PathId, k: Annotated[int, Query(ge=1, le=api.MAX_K)] = 10
     ) -> Response:
         """Items alike in content and behavior."""
+        if b"%2f" in request.scope["raw_path"].rpartition(b"/")[2].lower():
+            return await get_item(f"{item_id}/similar")  # the end of an id, not of our path
         return _json(await service.similar(item_id, k))
 
     @router.get("/items/{item_id:path}", response_model=api.ItemDetail, tags=["items"])

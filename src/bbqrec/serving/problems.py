@@ -10,6 +10,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from bbqrec.errors import (
     BBQRecError,
@@ -41,6 +42,7 @@ TITLES = {
     503: "Not now",
     504: "It took too long",
 }
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 STATUS_OF: dict[type[BBQRecError], int] = {
     RequestError: 422,
@@ -103,7 +105,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _of_framework(request: Request, error: HTTPException) -> Response:
         detail = TITLES.get(error.status_code, "Problem").lower()
-        headers = dict(error.headers) if error.headers else None
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            found = _allowed(app, request.url.path)
+            # What serves files takes any method, and then says itself which it likes.
+            headers |= {} if request.method in found else {"Allow": ", ".join(found)}
         return respond(request, error.status_code, detail, headers=headers)
 
     @app.exception_handler(RequestValidationError)
@@ -121,6 +127,16 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(BBQRecError)
     async def _of_ours(request: Request, error: BBQRecError) -> Response:
         return refusal(request, error)
+
+
+def _allowed(app: FastAPI, path: str) -> list[str]:
+    """The methods of all routes of a path; the framework names those of the first alone."""
+    found = []
+    for method in METHODS:
+        scope = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
+        if any(route.matches(dict(scope))[0] == Match.FULL for route in app.router.routes):
+            found.append(method)
+    return found
 
 
 def _where(error: dict[str, Any]) -> str:
