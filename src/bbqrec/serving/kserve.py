@@ -3,7 +3,8 @@
 One model, "bbqrec". Give `user_ids`, or `histories` with each history a JSON list of item ids.
 """
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Response
@@ -13,6 +14,7 @@ from pydantic import Field
 from bbqrec import __version__
 from bbqrec.config import Config
 from bbqrec.errors import NotFoundError, RequestError
+from bbqrec.serving.answering import Answer
 from bbqrec.serving.api import MAX_IDS, MAX_USERS, Answered, Count, Id
 from bbqrec.serving.service import Service
 from bbqrec.serving.version import History, Options
@@ -25,17 +27,42 @@ class Parameters(Config):
     exclude_seen: bool = True
 
 
+Ignored = dict[Annotated[str, Field(max_length=100)], bool | int | float | str]
+"""Parameters of a single tensor, which say nothing to us."""
+OutputName = Literal["item_ids", "log_probabilities", "is_fallback"]
+
+
 class InputTensor(Config):
+    """Of shape [N], or [N, 1] as clients send it whose tensors all have two axes."""
+
     name: Literal["user_ids", "histories"]
-    shape: list[Count] = Field(min_length=1, max_length=1)
+    shape: list[Count] = Field(min_length=1, max_length=2)
     datatype: Literal["BYTES"]
-    data: list[str] = Field(min_length=1, max_length=MAX_USERS)
+    parameters: Ignored = Field(default_factory=dict, max_length=20)
+    data: list[str | Annotated[list[str], Field(min_length=1, max_length=1)]] = Field(
+        min_length=1, max_length=MAX_USERS
+    )
+
+    def entries(self) -> list[str]:
+        """One per user; RequestError where shape and data do not go together."""
+        count = len(self.data)
+        is_nested = any(isinstance(entry, list) for entry in self.data)
+        if self.shape != [count, 1] and (self.shape != [count] or is_nested):
+            raise RequestError("shape must be [N] or [N, 1], where N is the length of data")
+        return [entry[0] if isinstance(entry, list) else entry for entry in self.data]
+
+
+class RequestedOutput(Config):
+    name: OutputName
+    parameters: Ignored = Field(default_factory=dict, max_length=20)
 
 
 class InferRequest(Config):
     id: Id = "request"
     parameters: Parameters = Parameters()
     inputs: list[InputTensor] = Field(min_length=1, max_length=1)
+    outputs: list[RequestedOutput] = Field(default_factory=list, max_length=3)
+    """Which outputs to give, in this order; all of them where none is named."""
 
 
 class OutputTensor(Answered):
@@ -97,39 +124,39 @@ def kserve_router(service: Service, route_class: type[APIRoute]) -> APIRouter:
     async def infer(name: str, asked: InferRequest) -> Response:
         _check_name(name)
         tensor, parameters = asked.inputs[0], asked.parameters
-        if tensor.shape != [len(tensor.data)]:
-            raise RequestError("shape must be the number of entries in data")
+        entries = tensor.entries()
         if tensor.name == "user_ids":
-            state, histories = await service.histories_of(tensor.data)
+            state, histories = await service.histories_of(entries)
         else:
-            state, histories = service.state, [_history(text) for text in tensor.data]
+            state, histories = service.state, [_history(text) for text in entries]
         options = Options(parameters.k, parameters.exclude_seen)
         answers = await service.answers(state, histories, options)
-        rows = [orjson.loads(answer.items) for answer in answers]
-        shape = [len(rows), max(map(len, rows))]
-        padded = [row + [None] * (shape[1] - len(row)) for row in rows]
-        places = [item for row in padded for item in row]
-        outputs = [
-            ("item_ids", shape, "BYTES", [i["item_id"] if i else "" for i in places]),
-            (
-                "log_probabilities",
-                shape,
-                "FP32",
-                [i["log_probability"] if i else 0.0 for i in places],
-            ),
-            ("is_fallback", shape[:1], "BOOL", [answer.is_fallback for answer in answers]),
-        ]
+        found = _outputs(answers)
+        names = [output.name for output in asked.outputs] or list(found)
         body = {
             "model_name": NAME,
             "model_version": state.version.name,
             "id": asked.id,
-            "outputs": [
-                dict(zip(("name", "shape", "datatype", "data"), o, strict=True)) for o in outputs
-            ],
+            "outputs": [{"name": name, **found[name]} for name in dict.fromkeys(names)],
         }
         return Response(orjson.dumps(body), media_type="application/json")
 
     return router
+
+
+def _outputs(answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
+    rows = [orjson.loads(answer.items) for answer in answers]
+    shape = [len(rows), max(map(len, rows))]
+    padded = [row + [None] * (shape[1] - len(row)) for row in rows]
+    places = [item for row in padded for item in row]
+    ids = [item["item_id"] if item else "" for item in places]
+    scores = [item["log_probability"] if item else 0.0 for item in places]
+    are_fallback = [answer.is_fallback for answer in answers]
+    return {
+        "item_ids": {"shape": shape, "datatype": "BYTES", "data": ids},
+        "log_probabilities": {"shape": shape, "datatype": "FP32", "data": scores},
+        "is_fallback": {"shape": shape[:1], "datatype": "BOOL", "data": are_fallback},
+    }
 
 
 def _check_name(name: str) -> None:
