@@ -61,18 +61,10 @@ def _explain_usage(error: Any) -> int:
 def session(quiet: bool) -> Iterator[None]:
     """Logging and progress on stderr; a user's mistake is one sentence and an exit code."""
     keep_heap()
-    handler = RichHandler(
-        console=screen,
-        show_path=False,
-        show_level=False,
-        markup=False,
-        log_time_format="%X",
-        omit_repeated_times=False,
-    )
     logging.basicConfig(
         level=logging.WARNING if quiet else logging.INFO,
         format="%(message)s",
-        handlers=[handler],
+        handlers=[_handler()],
         force=True,
     )
     interrupts: list[int] = []
@@ -85,6 +77,29 @@ def session(quiet: bool) -> Iterator[None]:
         if code is None:
             raise
         raise typer.Exit(code) from None
+
+
+def _handler() -> logging.Handler:
+    """Wrapped for eyes on a terminal; in a file one line per record, for whoever searches it."""
+    if screen.is_terminal:
+        return RichHandler(
+            console=screen,
+            show_path=False,
+            show_level=False,
+            markup=False,
+            log_time_format="%X",
+            omit_repeated_times=False,
+        )
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    return handler
+
+
+class _OneLine(logging.Formatter):
+    """A record that no line break in it can split in two; a traceback follows in its own lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))
 
 
 @contextmanager

@@ -201,7 +201,8 @@ def _claim_file(path: Path) -> IO[str]:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        lock = path.with_name(path.name + ".lock").open("w")
+        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+        lock = os.fdopen(descriptor, "w")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return lock
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
