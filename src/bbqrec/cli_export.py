@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from bbqrec.cli_options import Json, Quiet, RunArgument, print_json
+from bbqrec.errors import MissingDependencyError
 from bbqrec.terminal import say, session
 
 commands = typer.Typer()
@@ -26,6 +27,15 @@ def export(
             "--histories", help="Also hand over what users did, in LC-Rec's form; mind whose it is."
         ),
     ] = False,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            "--events",
+            metavar="PATH|URL",
+            help="What `serve` keeps: users who asked it to be forgotten are left out of "
+            "--histories. By default RUN/serving/events.sqlite3 where there is one.",
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -39,7 +49,14 @@ def export(
     with session(quiet):
         from bbqrec.export import export_run
 
-        summary = export_run(run, to, with_graphs=not only_ids, with_histories=histories)
+        forgotten = _forgotten(run, events) if histories else frozenset()
+        summary = export_run(
+            run,
+            to,
+            with_graphs=not only_ids,
+            with_histories=histories,
+            forgotten=forgotten,
+        )
         if as_json:
             print_json(summary.to_json())
             return
@@ -48,3 +65,18 @@ def export(
             number, differences = summary.agreement
             worst = max(differences.values())
             say(f"  onnxruntime agrees with torch to {worst:.1g} on {number} histories")
+
+
+def _forgotten(run: Path, events: str | None) -> frozenset[str]:
+    if events is None:
+        place = run / "serving" / "events.sqlite3"
+        if not place.exists():
+            return frozenset()
+        events = str(place)
+    try:
+        from bbqrec.serving.store import read_forgotten
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"whom {events} wants forgotten is read with {error.name}: pip install 'bbqrec[serve]'"
+        ) from None
+    return read_forgotten(events)

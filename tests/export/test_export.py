@@ -10,9 +10,11 @@ from types import ModuleType
 import pytest
 import torch
 from tiny_run import draw_tiny_shop, tiny_config
+from typer.testing import CliRunner
 
 from bbqrec import Recommender
 from bbqrec.bundle import RunFolder
+from bbqrec.cli import app
 from bbqrec.data import read_semantic_ids
 from bbqrec.decoding import GenerativeRanker, PrefixIndex
 from bbqrec.errors import ExportError, MissingDependencyError, StorageError
@@ -22,7 +24,8 @@ from bbqrec.export.onnx_check import check_graphs
 from bbqrec.pipeline import run_stages
 from bbqrec.ranking import Histories
 from bbqrec.recommender import graphs
-from bbqrec.storage import sha256_file
+from bbqrec.serving import EventStore
+from bbqrec.storage import read_json, sha256_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -167,6 +170,34 @@ def test_exported_semantic_ids_come_back_in_either_form(run: Path, exported: Pat
     for name in ("semantic_ids.parquet", "lcrec/bbqrec.index.json"):
         back = read_semantic_ids(exported / name, item_ids)
         assert torch.equal(back.codes, recommender.semantic_ids.codes)
+
+
+def test_who_asked_to_be_forgotten_is_not_handed_over(run: Path, tmp_path: Path) -> None:
+    served = shutil.copytree(run, tmp_path / "run")
+    histories = Recommender.from_pretrained(run).histories()
+    first, second, *others = histories
+    for place, user_id in (
+        (served / "serving" / "events.sqlite3", first),
+        (tmp_path / "e", second),
+    ):
+        store = EventStore(str(place))
+        store.forget(user_id)
+        store.close()
+
+    for to, options, gone in (
+        ("default", [], first),
+        ("elsewhere", ["--events", str(tmp_path / "e")], second),
+    ):
+        command = ["export", str(served), "--to", str(tmp_path / to), "--only-ids", "--histories"]
+        assert CliRunner().invoke(app, [*command, *options]).exit_code == 0
+        lcrec = tmp_path / to / "lcrec"
+        lines = (lcrec / "bbqrec.user2id").read_text().splitlines()
+        users = [line.split("\t")[0] for line in lines]
+        kept = read_json(lcrec / "bbqrec.inter.json")
+        assert users == [user for user in histories if user != gone]
+        assert list(kept) == [str(number) for number in range(len(users))]
+        items = Recommender.from_pretrained(run).dataset.item_ids
+        assert [items[item] for item in kept[str(len(users) - 1)]] == histories[others[-1]]
 
 
 def test_what_is_handed_over_with_histories_can_be_trained_on(run: Path, tmp_path: Path) -> None:

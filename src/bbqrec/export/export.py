@@ -2,6 +2,7 @@
 
 import io
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,13 +50,19 @@ class ExportSummary(NamedTuple):
 
 
 def export_run(
-    run_dir: Path, to: Path, *, with_graphs: bool = True, with_histories: bool = False
+    run_dir: Path,
+    to: Path,
+    *,
+    with_graphs: bool = True,
+    with_histories: bool = False,
+    forgotten: Collection[str] = (),
 ) -> ExportSummary:
     """Write the graphs, vectors and semantic IDs of a run into the folder `to`.
 
     Args:
         with_graphs: False writes semantic IDs alone, which needs no further library.
         with_histories: also hand over what users did, for projects that train on the same data.
+        forgotten: users, by `bbqrec.data.hash_user`, whose histories are not handed over.
 
     Raises:
         MissingDependencyError: graphs were asked for and a library for them is not installed.
@@ -74,7 +81,14 @@ def export_run(
     agreement = None
     with new_directory(to) as folder:
         write_semantic_ids(folder / "semantic_ids.parquet", dataset.item_ids, ids)
-        write_lcrec(folder / "lcrec", LCREC_NAME, dataset, ids, with_histories=with_histories)
+        write_lcrec(
+            folder / "lcrec",
+            LCREC_NAME,
+            dataset,
+            ids,
+            with_histories=with_histories,
+            forgotten=forgotten,
+        )
         if with_graphs:
             model = recommender.model
             assert isinstance(model, SequenceModel)

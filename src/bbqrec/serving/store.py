@@ -29,7 +29,14 @@ from bbqrec.serving.tables import (
     about,
 )
 
-__all__ = ["Event", "EventStore", "PostedItem", "hash_user", "read_collected"]
+__all__ = [
+    "Event",
+    "EventStore",
+    "PostedItem",
+    "hash_user",
+    "read_collected",
+    "read_forgotten",
+]
 
 MAX_HISTORY = 10_000
 KEY_LIFETIME_S = 30 * 86_400
@@ -242,6 +249,26 @@ def read_collected(place: str) -> Collected:
     Raises:
         StorageError: there is no store, or it is not one of ours.
     """
+    events = sql.select(EVENTS.c.user_id, EVENTS.c.item_id, EVENTS.c.time)
+    items = sql.select(ITEMS.c.item_id, ITEMS.c.title, ITEMS.c.text, ITEMS.c.image)
+    with _opened_to_read(place) as db:
+        return Collected(
+            [Event(*row) for row in db.execute(events.order_by(EVENTS.c.number))],
+            [PostedItem(*row) for row in db.execute(items.order_by(ITEMS.c.number))],
+            _ids(db, WITHDRAWN.c.item_id),
+            _ids(db, RESTORED.c.item_id),
+            _ids(db, FORGOTTEN.c.user_hash),
+        )
+
+
+def read_forgotten(place: str) -> frozenset[str]:
+    """As `read_collected`, but only who wants to be forgotten, by `hash_user`."""
+    with _opened_to_read(place) as db:
+        return _ids(db, FORGOTTEN.c.user_hash)
+
+
+@contextmanager
+def _opened_to_read(place: str) -> Iterator[sql.Connection]:
     engine: sql.Engine
     if "://" in place:
         engine = open_url(place).execution_options(
@@ -267,21 +294,13 @@ def read_collected(place: str) -> Collected:
                 raise StorageError(
                     f"{shown} has format {found}, this version reads {FORMAT_VERSION}"
                 )
-            events = sql.select(EVENTS.c.user_id, EVENTS.c.item_id, EVENTS.c.time)
-            items = sql.select(ITEMS.c.item_id, ITEMS.c.title, ITEMS.c.text, ITEMS.c.image)
-
-            def ids(column: sql.Column[str]) -> frozenset[str]:
-                is_there = column.table.name in there
-                return frozenset(db.execute(sql.select(column)).scalars() if is_there else ())
-
-            return Collected(
-                [Event(*row) for row in db.execute(events.order_by(EVENTS.c.number))],
-                [PostedItem(*row) for row in db.execute(items.order_by(ITEMS.c.number))],
-                ids(WITHDRAWN.c.item_id),
-                ids(RESTORED.c.item_id),
-                ids(FORGOTTEN.c.user_hash),
-            )
+            yield db
     except sql.exc.SQLAlchemyError as error:
         raise StorageError(f"{shown} cannot be read: {reason(error)}") from None
     finally:
         engine.dispose()
+
+
+def _ids(db: sql.Connection, column: "sql.Column[str]") -> frozenset[str]:
+    is_there = sql.inspect(db).has_table(column.table.name)  # `restored` came later than the rest
+    return frozenset(db.execute(sql.select(column)).scalars() if is_there else ())
