@@ -1,11 +1,14 @@
 """Answers over HTTP are the library's, remembered or not, for one user or many."""
 
+import json
 from pathlib import Path
 
 import pytest
 from asking import ids, problem, recommended, take
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from bbqrec.cli import app
 from bbqrec.recommend import Recommender
 
 
@@ -43,6 +46,24 @@ def test_answers_are_the_librarys(
         )
         assert answer["is_fallback"] == expected.is_fallback
         assert answer["unknown_items"] == expected.unknown_items
+
+
+def test_the_command_line_and_the_server_give_the_same_lists_to_the_same_users(
+    run: Path, client: TestClient, library: Recommender
+) -> None:
+    users = library.dataset.user_ids
+    command = ["recommend", str(run), "--all-users", "--out", "-", "-k", "7"]
+    result = CliRunner().invoke(app, command)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+
+    answers = recommended(client, user_ids=users, k=7)
+
+    offline: dict[str, list[str]] = {user: [] for user in users}
+    for row in rows:
+        offline[row["user_id"]].append(row["item_id"])
+    assert {a["user_id"]: ids(a) for a in answers} == offline
+    scores = [item["log_probability"] for answer in answers for item in answer["items"]]
+    assert scores == pytest.approx([row["log_probability"] for row in rows], abs=1e-5)
 
 
 def test_a_remembered_answer_is_a_fresh_one_until_the_history_changes(
