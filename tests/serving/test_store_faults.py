@@ -1,6 +1,9 @@
 """What is done to a store under a running server loses nothing that was acknowledged."""
 
 import sqlite3
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,43 @@ def test_a_log_deleted_while_an_event_is_written_does_not_take_it_along(
     assert found == "x"
     copy.close()
     store.close()
+
+
+def test_logs_that_are_deleted_again_and_again_under_writes_take_nothing_acknowledged_along(
+    events: Path, tmp_path: Path
+) -> None:
+    store = EventStore(str(events))
+    acknowledged: dict[str, list[str]] = {f"u{number}": [] for number in range(4)}
+    is_over = threading.Event()
+
+    def write(user_id: str) -> None:
+        number = 0
+        while not is_over.is_set():
+            number += 1
+            with suppress(StorageError):  # told, and not acknowledged
+                store.append([Event(user_id, f"event {number}", number)])
+                acknowledged[user_id].append(f"event {number}")
+
+    writers = [threading.Thread(target=write, args=[user_id]) for user_id in acknowledged]
+    for writer in writers:
+        writer.start()
+    for turn in range(30):
+        time.sleep(0.02)
+        for end in (("-wal",), ("-shm",), ("-wal", "-shm"))[turn % 3]:
+            events.with_name(events.name + end).unlink(missing_ok=True)
+    is_over.set()
+    for writer in writers:
+        writer.join()
+    store.check()  # as a server does every second
+    copy = EventStore(killed_now(events, tmp_path / "copy"))
+
+    for user_id, wanted in acknowledged.items():
+        assert wanted
+        assert set(wanted) <= set(items_of(copy, user_id))
+        assert items_of(copy, user_id) == items_of(store, user_id)
+    copy.close()
+    store.close()
+    assert sqlite3.connect(events).execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 def test_a_look_at_the_store_saves_what_was_written_before_its_log_was_deleted(

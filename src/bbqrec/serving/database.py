@@ -21,6 +21,7 @@ from bbqrec.errors import MissingDependencyError, RunBusyError, StorageError
 ADVISORY_LOCK = 0x62627172  # "bbqr"
 LOCKED_S = 2.0  # how long a write waits for another program that holds the file
 NUM_CONNECTIONS = 4  # to a file
+OPENS_LOG = "SELECT count(*) FROM sqlite_master"
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +56,8 @@ class SqliteFile:
 
     def open(self) -> None:
         """To be called once before the first transaction."""
-        with ExitStack() as stack:
-            for _ in range(NUM_CONNECTIONS):
-                db = stack.enter_context(self.engine.connect())
-                db.exec_driver_sql("SELECT count(*) FROM sqlite_master")  # opens the log
-        self._known = self._found()
+        with self._all_connections() as held:
+            self._begin_log(held)
 
     @contextmanager
     def transaction(self) -> Iterator[sql.Connection]:
@@ -91,16 +89,39 @@ class SqliteFile:
         return [_inode(path) for path in self._companions]
 
     def _mend(self) -> None:
-        with ExitStack() as stack:
-            held = [stack.enter_context(self.engine.connect()) for _ in range(NUM_CONNECTIONS)]
-            if held[0].exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
-                raise OSError(0, "its log was deleted and another program reads what it held")
-            for connection in held:
-                connection.invalidate()
-            for path in self._companions:  # a foreign log would be taken for ours
-                path.unlink(missing_ok=True)
-        self.open()
+        with self._all_connections() as held:
+            self._save_log(held)
+            self._begin_log(held)
         logger.warning("the log of %s was deleted or replaced; nothing was lost", self._path.name)
+
+    @contextmanager
+    def _all_connections(self) -> Iterator[list[sql.Connection]]:
+        """While they are held nobody else can write, or open another."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self.engine.connect()) for _ in range(NUM_CONNECTIONS)]
+
+    def _begin_log(self, held: list[sql.Connection]) -> None:
+        """Let all connections belong to one log, also if it is deleted while they open it."""
+        for _ in range(NUM_CONNECTIONS):
+            held[0].exec_driver_sql(OPENS_LOG)
+            found = self._found()
+            for connection in held[1:]:
+                connection.exec_driver_sql(OPENS_LOG)
+            if self._found() == found and None not in found:
+                self._known = found
+                return
+            self._save_log(held)
+        raise OSError(0, "its log is deleted again and again")
+
+    def _save_log(self, held: list[sql.Connection]) -> None:
+        """Move what the log of the connections holds into the file, and leave that log."""
+        if held[0].exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
+            raise OSError(0, "its log was deleted and another program reads what it held")
+        for connection in held:
+            connection.rollback()
+            connection.invalidate()
+        for path in self._companions:  # a foreign log would be taken for ours
+            path.unlink(missing_ok=True)
 
 
 class Postgres:

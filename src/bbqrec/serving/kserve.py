@@ -132,7 +132,7 @@ def kserve_router(service: Service, route_class: type[APIRoute]) -> APIRouter:
         options = Options(parameters.k, parameters.exclude_seen)
         answers = await service.answers(state, histories, options)
         found = _outputs(answers)
-        names = [output.name for output in asked.outputs] or list(found)
+        names: list[str] = [output.name for output in asked.outputs] or list(found)
         body = {
             "model_name": NAME,
             "model_version": state.version.name,

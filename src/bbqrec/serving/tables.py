@@ -41,6 +41,6 @@ ABOUT = sql.Table(
 )
 
 
-def about(name: str) -> "sql.Select[tuple[str]]":
+def about(name: str) -> "sql.Select[str]":
     """One fact about the store: its format_version, its owner, the latest_time it gave."""
     return sql.select(ABOUT.c.value).where(ABOUT.c.name == name)
