@@ -102,6 +102,8 @@ class SqliteFile:
 
     def _begin_log(self, held: list[sql.Connection]) -> None:
         """Let all connections belong to one log, also if it is deleted while they open it."""
+        for connection in held:  # each may have found another one when it was made
+            connection.invalidate()
         for _ in range(NUM_CONNECTIONS):
             held[0].exec_driver_sql(OPENS_LOG)
             found = self._found()
