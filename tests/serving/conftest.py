@@ -2,12 +2,16 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from asking import Open
 from databases import PostgresServer, postgres_server
 from looking import Look, check_none, leave, note
@@ -20,6 +24,7 @@ from tiny_run import draw_tiny_shop, tiny_config
 from bbqrec.bundle import RunFolder
 from bbqrec.pipeline import run_stages
 from bbqrec.serving import EventStore, ServeConfig, Service, create_app
+from bbqrec.serving.server import uvicorn_settings
 
 GENERATES: dict[str, Any] = {
     "recommender": {"decoder": "tree"},
@@ -90,6 +95,34 @@ def opened(run: Path, events: Path) -> Iterator[Open]:
             return stack.enter_context(client)
 
         yield open_server
+
+
+@pytest.fixture
+def start(run: Path, events: Path) -> Iterator[Callable[..., int]]:
+    """Starts a server with these settings in a thread; its port."""
+    with ExitStack() as stack:
+
+        def start_server(**config: Any) -> int:
+            service = Service(run, EventStore(str(events)), ServeConfig(**config))
+            server = uvicorn.Server(uvicorn_settings(service))
+            listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+            listener.setblocking(False)
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+
+            def stop() -> None:
+                server.should_exit = True
+                thread.join(20)
+                listener.close()
+                assert not thread.is_alive()
+
+            stack.callback(stop)
+            while not server.started:
+                time.sleep(0.01)
+            port: int = listener.getsockname()[1]
+            return port
+
+        yield start_server
 
 
 @pytest.fixture

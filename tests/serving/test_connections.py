@@ -3,86 +3,17 @@
 import json
 import logging
 import socket
-import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from gate import Gate, wait_for
-
-from bbqrec.serving import EventStore, ServeConfig, Service
-from bbqrec.serving.server import uvicorn_settings
+from raw_requests import RECOMMEND, answers_of, connect, everything
 
 HEAD = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n"
-
-
-@pytest.fixture
-def start(run: Path, events: Path) -> Iterator[Callable[..., int]]:
-    """Starts a server with these settings in a thread; its port."""
-    with ExitStack() as stack:
-
-        def start_server(**config: Any) -> int:
-            service = Service(run, EventStore(str(events)), ServeConfig(**config))
-            server = uvicorn.Server(uvicorn_settings(service))
-            listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-            listener.setblocking(False)
-            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-            thread.start()
-
-            def stop() -> None:
-                server.should_exit = True
-                thread.join(20)
-                listener.close()
-                assert not thread.is_alive()
-
-            stack.callback(stop)
-            while not server.started:
-                time.sleep(0.01)
-            port: int = listener.getsockname()[1]
-            return port
-
-        yield start_server
-
-
-def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=20)
-
-
-def everything(connection: socket.socket) -> bytes:
-    """What comes until the other side closes."""
-    parts = []
-    try:
-        while part := connection.recv(65536):
-            parts.append(part)
-    except ConnectionResetError:
-        pass
-    return b"".join(parts)
-
-
-RECOMMEND = b"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-
-
-def answers_of(connection: socket.socket, number: int) -> list[tuple[bytes, dict[str, Any]]]:
-    """Head and body of the next answers over a connection that may stay open."""
-    found, data = [], b""
-    while len(found) < number:
-        head, is_whole, rest = data.partition(b"\r\n\r\n")
-        length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
-        if is_whole and len(rest) >= length:
-            found.append((head, json.loads(rest[:length])))
-            data = rest[length:]
-        else:
-            part = connection.recv(65536)
-            assert part, data
-            data += part
-    assert not data
-    return found
 
 
 def healthy(connection: socket.socket) -> None:
@@ -353,87 +284,6 @@ def test_what_was_let_in_and_is_no_request_leaves_its_place(
         answers = [answers_of(client, 1)[0] for client in clients]
 
     assert [head[9:12] for head, _ in answers] == [b"200"] * 3
-
-
-def message(body: bytes) -> bytes:
-    return RECOMMEND + b"content-length: %d\r\n\r\n" % len(body) + body
-
-
-def asks_of(port: int) -> float:
-    """How many histories wait for the model."""
-    counts = httpx.get(f"http://localhost:{port}/metrics").text
-    return float(counts.partition("\nbbqrec_waiting_histories ")[2].partition("\n")[0])
-
-
-def test_who_hangs_up_leaves_the_place_to_others_and_is_not_computed(
-    start: Callable[..., int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port = start(max_waiting=4)
-    gate = Gate(monkeypatch)
-    with ExitStack() as stack:
-        begun = stack.enter_context(connect(port))
-        begun.sendall(message(b'{"histories": [["begun"]]}'))
-        wait_for(lambda: gate.sizes == [1])
-        gone = [stack.enter_context(connect(port)) for _ in range(4)]
-        for number, client in enumerate(gone):
-            client.sendall(message(b'{"histories": [["gone %d"]]}' % number))
-        wait_for(lambda: asks_of(port) == 4)
-        for client in (begun, *gone):
-            client.close()
-        wait_for(lambda: asks_of(port) == 0)
-        others = [stack.enter_context(connect(port)) for _ in range(4)]
-        for number, client in enumerate(others):
-            client.sendall(message(b'{"histories": [["other %d"]]}' % number))
-        wait_for(lambda: asks_of(port) == 4)
-        gate.is_open.set()
-        answers = [answers_of(client, 1)[0] for client in others]
-    counts = httpx.get(f"http://localhost:{port}/metrics").text
-
-    assert [head[9:12] for head, _ in answers] == [b"200"] * 4
-    assert not [name for name in gate.asked if name.startswith("gone")]
-    assert 'bbqrec_requests_total{route="/v1/recommend",status="499"} 5.0' in counts
-    assert "bbqrec_requests_in_flight 1.0" in counts  # the one that asks
-
-
-def test_who_hangs_up_after_several_questions_at_once_leaves_with_all_of_them(
-    start: Callable[..., int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    port = start(max_waiting=4)
-    gate = Gate(monkeypatch)
-    with ExitStack() as stack:
-        first = stack.enter_context(connect(port))
-        first.sendall(message(b'{"histories": [["first"]]}'))
-        wait_for(lambda: gate.sizes == [1])
-        several = stack.enter_context(connect(port))
-        several.sendall(b"".join(message(b'{"histories": [["gone %d"]]}' % n) for n in range(3)))
-        wait_for(lambda: asks_of(port) == 1)
-        several.close()
-        wait_for(lambda: asks_of(port) == 0)
-        gate.is_open.set()
-        answer = answers_of(first, 1)[0]
-
-    assert answer[0].startswith(b"HTTP/1.1 200")
-    assert gate.asked == ["first"]
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
-
-
-def test_an_event_is_stored_though_who_sent_it_has_gone(
-    start: Callable[..., int], events: Path
-) -> None:
-    port = start()
-    other = sqlite3.connect(events, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    body = b'{"events": [{"user_id": "u", "item_id": "a"}]}'
-    with connect(port) as connection:
-        connection.sendall(message(body).replace(b"recommend", b"events"))
-        time.sleep(0.3)  # by then it waits for the other to have done
-    time.sleep(0.2)
-    other.execute("ROLLBACK")
-    other.close()
-
-    address = f"http://localhost:{port}/v1/users/u"
-    wait_for(lambda: httpx.get(address).status_code == 200)
-    assert [e["item_id"] for e in httpx.get(address).json()["history"]] == ["a"]
 
 
 def test_when_it_is_over_all_are_let_in_again(
