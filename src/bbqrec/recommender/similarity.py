@@ -55,8 +55,11 @@ class SimilarityBias(nn.Module):
         self, buckets: Mapping[str, Int[Tensor, "batch place place"]]
     ) -> Float[Tensor, "batch head place place"]:
         """The sum of all modalities' entries for the buckets that `buckets` found."""
-        parts = [F.embedding(buckets[name], self.tables[name]) for name in self.names]
-        return torch.stack(parts).sum(0).permute(0, 3, 1, 2)
+        first, *rest = self.names
+        total = F.embedding(buckets[first], self.tables[first])
+        for name in rest:  # in place: these are the largest tensors of a long history
+            total += F.embedding(buckets[name], self.tables[name])
+        return total.permute(0, 3, 1, 2)
 
     def applied(
         self,
@@ -69,10 +72,10 @@ class SimilarityBias(nn.Module):
         """`added` with the likeness of `items` applied; `slot` says whose place each place is."""
         bias = self(self.buckets(items, catalog))
         if slot is not None:
-            bias = bias[:, :, slot][:, :, :, slot]
+            bias = bias.index_select(2, slot).index_select(3, slot)
         if self.is_multiplicative:
-            return AttentionBias(added, gain=1 + bias)
-        return AttentionBias(added + bias)
+            return AttentionBias(added, gain=bias.add_(1))
+        return AttentionBias(bias.add_(added))
 
     @torch.no_grad()
     def buckets(
