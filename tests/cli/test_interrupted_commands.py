@@ -17,6 +17,7 @@ from command_line import answer, invoke, refusal
 
 import bbqrec.pipeline
 import bbqrec.source
+import bbqrec.stages
 from bbqrec.bundle import RunFolder
 from bbqrec.errors import StorageError
 from bbqrec.storage import write_json
@@ -128,7 +129,7 @@ def test_ctrl_c_leaves_a_run_that_continues(
 
     shutil.rmtree(run / "evaluation")
     with monkeypatch.context() as patch:
-        patch.setattr(bbqrec.pipeline, "evaluate", interrupt)
+        patch.setattr(bbqrec.stages, "evaluate", interrupt)
         stopped = invoke("evaluate", run)
 
     assert stopped.exit_code == 130
