@@ -261,3 +261,18 @@ def test_behavior_goes_to_the_aligned_vectors_and_codes_and_nuisance_to_the_spec
     assert mean["factor from specific"] <= 0.2, scores
     assert mean["factor from codes"] >= 0.6, scores
     assert mean["nuisance from codes"] <= 0.1, scores
+
+
+@pytest.mark.parametrize(("codebook_size", "is_told"), [(64, True), (16, False)])
+def test_more_first_codes_than_pairs_of_items_are_warned_of(
+    shop: tuple[list[Features], Dataset],
+    caplog: pytest.LogCaptureFixture,
+    codebook_size: int,
+    is_told: bool,
+) -> None:
+    features, dataset = shop
+    config = small_config(method="rq_kmeans", codebook_size=codebook_size)
+
+    fit_tokenizer(features, dataset, config, seed=0)
+
+    assert ("leave most items alone" in caplog.text) == is_told

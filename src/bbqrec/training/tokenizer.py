@@ -1,5 +1,6 @@
 """Stage 1: features and training behavior -> semantic IDs, by the method the settings name."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from bbqrec.training.behavior_bound import BehaviorBoundRecipe
 from bbqrec.training.letter import LetterRecipe
 from bbqrec.training.loop import LoopConfig, Recipe, fit
 from bbqrec.training.rq_vae import RQVAERecipe
+
+logger = logging.getLogger(__name__)
 
 
 class FittedTokenizer(NamedTuple):
@@ -62,6 +65,7 @@ def fit_tokenizer(
             f"{config.codebook_sizes} codes; raise tokenizer.codebook_size or "
             "tokenizer.num_levels"
         )
+    _warn_of_lone_items(dataset.num_items, config)
     torch.manual_seed(seed)
     if config.method == "rq_kmeans":
         assignment, vectors, weights = fit_rq_kmeans(chosen, config, seed=seed)
@@ -72,6 +76,20 @@ def fit_tokenizer(
     vectors["quantized"] = assignment.quantized()
     health = health_table(assignment, chosen, dataset, seed=seed)
     return FittedTokenizer(assignment.semantic_ids, vectors, weights, health)
+
+
+def _warn_of_lone_items(num_items: int, config: TokenizerConfig) -> None:
+    """Codes say that items are alike; of as many codes as items none says anything."""
+    first = config.codebook_sizes[0]
+    if 2 * first > num_items and num_items > 16:
+        enough = 1 << max(2, (num_items // 8).bit_length() - 1)
+        logger.warning(
+            "%d first codes for %d items leave most items alone under theirs, so that branches of "
+            "the tree group nothing; try --set tokenizer.codebook_size=%d",
+            first,
+            num_items,
+            enough,
+        )
 
 
 def _train(
