@@ -68,12 +68,15 @@ def run_benchmark(
     configs = {key: config.run_config(key) for key in keys}  # all checked before any is made
     missing = [key for key in keys if not _is_made(config, key, configs[key], out_dir)]
     logger.info("%d of %d cells are there already", len(keys) - len(missing), len(keys))
+    # All before any is made: a folder that is missing shows at once, not after hours.
+    names = sorted({key.data for key in missing}, key=lambda name: config.data[name].folder is None)
+    sources = {name: _source(config, name, data_dir, work_dir) for name in names}
     skipped = []
     for number, key in enumerate(missing, start=1):
         if _is_made(config, key, configs[key], out_dir):  # by another process in the meantime
             continue
         logger.info("cell %d of %d: %s", number, len(missing), key)
-        source = _source(config, key.data, data_dir, work_dir)
+        source = sources[key.data]
         run = RunFolder(work_dir / slug(key.data) / key.name)
         try:
             _make(config.rows[key.row].kind, key, configs[key], run, source, out_dir, device)
