@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bbqrec import progress
 from bbqrec.errors import ConfigError, TrainingDivergedError
 from bbqrec.training.loop import (
     USUAL_PATIENCE,
@@ -186,6 +187,23 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
             identity={"a": 2},
             description="test",
         )
+
+
+def test_a_line_of_progress_has_the_epoch_and_the_best_of_when_it_is_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "LOG_EVERY_S", 0.0)
+    caplog.set_level("INFO", logger="bbqrec.progress")
+
+    result = run(Regression(scores=[1, 3, 2, 0]), None)
+
+    lines = [line.partition("epoch ")[2] for line in caplog.messages if line.startswith("test: ")]
+    assert lines[0] == "1"
+    assert lines[6].startswith("1, loss ")
+    assert [line[0] for line in lines] == [epoch for epoch in "1234" for _ in range(7)]
+    assert [line[-6:] for line in lines[7::7]] == ["1.0000", "3.0000", "3.0000"]
+    # Step 15 is the first of epoch 3, and none at which a loss is read back.
+    assert lines[14] == f"3, loss {result.log[1]['loss']:.3f}, best 3.0000"
 
 
 def test_the_best_epoch_is_kept_and_patience_stops(tmp_path: Path) -> None:

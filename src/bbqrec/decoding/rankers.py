@@ -242,7 +242,7 @@ def _rank_in_batches(
     scores = torch.full((histories.num_users, k), -torch.inf)
     shown: Iterable[Tensor] = batches
     if len(batches) >= SHOW_PROGRESS_FROM:
-        shown = track(batches, "Ranking items")
+        shown = track(batches, "ranking items")
     was_training = model.training
     model.train(False)
     try:

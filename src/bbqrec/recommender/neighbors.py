@@ -93,7 +93,7 @@ def _by_behavior(train: Sequences, num_items: int, settings: NeighborConfig) -> 
     counts = [np.bincount(fold.items, minlength=num_items) for fold in folds]
     all_pairs, all_counts = sum(pairs[1:], pairs[0]), np.sum(counts, axis=0)
     kept = [_as_table(similarities(all_pairs, all_counts, config), settings.num_neighbors)]
-    for of_fold, count in track(list(zip(pairs, counts, strict=True)), "Finding neighbors"):
+    for of_fold, count in track(list(zip(pairs, counts, strict=True)), "finding neighbors"):
         rest = all_pairs - of_fold
         rest.data[rest.data < 1e-3] = 0  # what rounding leaves of equal sums
         found = similarities(rest, all_counts - count, config)

@@ -51,7 +51,7 @@ def resolve_collisions(
         free.take(tuple(row))
     books = [codebook.numpy() for codebook in codebooks]
     wanted = targets.numpy()
-    for item in track(displaced.tolist(), "Reassigning shared semantic IDs"):
+    for item in track(displaced.tolist(), "reassigning shared semantic IDs"):
         chosen = _nearest_free(tuple(result[item].tolist()), wanted[item], books, free)
         free.take(chosen)
         result[item] = chosen

@@ -127,6 +127,7 @@ class _State:
         self.step = 0
         self.best_epoch = -1
         self.best_score = -math.inf
+        self.loss: float | None = None  # the last mean that was read back
         self.log: list[dict[str, Any]] = []
         self.start: dict[str, float] = {}
         self.peak_mb: list[float] = []
@@ -311,13 +312,11 @@ def _schedule(step: int, total: int, config: LoopConfig) -> float:
 
 
 def _note(shown: Tracker, state: _State, sums: dict[str, Tensor], config: LoopConfig) -> None:
-    note = None
     if state.step % config.log_every == 0:
-        loss = float(sums["loss"] / sums["steps"])
-        note = f"epoch {state.epoch + 1}, loss {loss:.3f}"
-        if state.best_score > -math.inf:
-            note += f", best {state.best_score:.4f}"
-    shown.advance(1, note=note)
+        state.loss = float(sums["loss"] / sums["steps"])
+    loss = f", loss {state.loss:.3f}" if state.loss is not None else ""
+    best = f", best {state.best_score:.4f}" if state.best_score > -math.inf else ""
+    shown.advance(1, note=f"epoch {state.epoch + 1}{loss}{best}")
 
 
 def _note_start(recipe: Recipe[B], state: _State, best: dict[str, Tensor]) -> None:
@@ -348,6 +347,7 @@ def _end_epoch(
     recipe.model.eval()
     metrics = recipe.end_epoch(state.epoch)
     recipe.model.train()
+    state.loss = row["loss"]
     row |= metrics
     if metrics.get("score", -math.inf) > state.best_score:
         state.best_epoch, state.best_score = state.epoch, metrics["score"]

@@ -124,7 +124,7 @@ def _train(
             "features": [sha256_json(f.identity) for f in features],
             "seed": seed,
         },
-        description="Training the tokenizer",
+        description="training the tokenizer",
     )
     assignment, vectors = recipe.assign()
     return assignment, vectors, {k: v.cpu() for k, v in recipe.model.state_dict().items()}
