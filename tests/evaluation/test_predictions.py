@@ -84,6 +84,8 @@ def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
     torn.write_text("user_id,item_id,score\nu0,i1,high\n")
     nameless = tmp_path / "nameless.csv"
     nameless.write_text("who,what\nu0,i1\n")
+    orderless = tmp_path / "orderless.csv"
+    orderless.write_text("user_id,item_id\nu0,i1\n")
     short = tmp_path / "short.trec"
     short.write_text("u0 i1 1\n")
 
@@ -91,6 +93,7 @@ def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
         (stranger, "none of the 40 users"),
         (torn, "row 1: score is 'high'"),
         (nameless, "user_id, item_id and rank"),
+        (orderless, "has no column rank or score; give columns"),
         (short, "line 1: a TREC run has 6 fields"),
         (tmp_path / "x.txt", "no file of predictions"),
     ):

@@ -137,6 +137,8 @@ def _in_order(path: Path, rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Lists by user from one row per listed item; a rank goes before a score."""
     if not rows or not {"user_id", "item_id"} <= rows[0].keys():
         raise DataError(f"{path} has no predictions; give {_FORMS}")
+    if not {"rank", "score"} & rows[0].keys():
+        raise DataError(f"{path} has no column rank or score; give {_FORMS}")
     key, sign = ("rank", 1.0) if "rank" in rows[0] else ("score", -1.0)
     places = [_number(path, number, row, key) for number, row in enumerate(rows, start=1)]
     lists: dict[str, list[str]] = {}
