@@ -80,6 +80,8 @@ def test_one_csv_with_image_paths_in_one_go(tmp_path: Path) -> None:
     assert images_of(dataset, tmp_path / "out") == {"a": b"picture of a"}
     assert dataset.info["counts"]["images"]["images_missing"] == 1
     assert dataset.info["statistics"]["items_with_image"] == 1
+    [warning] = [line for line in dataset.info["warnings"] if "image" in line]
+    assert warning.startswith("1 of 2 image files was not found, the first that of item 'b'; ")
 
 
 def test_a_folder_of_images_is_named_by_item(tmp_path: Path) -> None:

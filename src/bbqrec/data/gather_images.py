@@ -180,7 +180,7 @@ def _from_files(
             content, problem = _read_image(root, path_of[item_id])
             if content is None:
                 counts[problem] += 1
-                examples.setdefault(problem, path_of[item_id])
+                examples.setdefault(problem, item_id)
                 continue
             rows.append((item_id, content))
             num_bytes += len(content)
@@ -190,11 +190,18 @@ def _from_files(
     num_listed = len(path_of) - counts["image_rows_of_unknown_items"]
     warnings += [
         f"{counts[problem]:,} of {num_listed:,} image paths {_PROBLEMS[problem]}, for example "
-        f"{shown(example)}, looked for in {source.root}; put the image files there, or name "
-        "another column with --set prepare.columns.image=NAME"
-        for problem, example in examples.items()
+        f"{shown(path_of[item_id])}, looked for in {source.root}; put the image files there, or "
+        "name another column with --set prepare.columns.image=NAME"
+        for problem, item_id in examples.items()
         if 2 * counts[problem] > num_listed
     ]
+    missing = counts["images_missing"]
+    if 0 < 2 * missing <= num_listed:
+        warnings.append(
+            f"{missing:,} of {num_listed:,} image files {'was' if missing == 1 else 'were'} not "
+            f"found, the first that of item {shown(examples['images_missing'])}; "
+            f"{'that item goes' if missing == 1 else 'those items go'} without a picture"
+        )
     yield pl.DataFrame(rows, schema=_IMAGE_SCHEMA, orient="row")
 
 
