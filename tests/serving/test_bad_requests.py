@@ -68,6 +68,18 @@ def test_malformed_bodies(body: bytes, asked: TestClient) -> None:
         problem(response, response.status_code)
 
 
+@pytest.mark.parametrize(("body", "place"), [(b"{bad", 2), (b"", None), (b'{"k": 1,', 9)])
+def test_a_body_that_is_not_json_is_told_so_with_the_place(
+    body: bytes, place: int | None, asked: TestClient
+) -> None:
+    answer = problem(asked.post("/v1/recommend", content=body, headers=JSON), 422)
+
+    assert (answer["detail"] == "the body is not JSON") == (place is not None)
+    if place is not None:
+        why = f"not JSON from character {place} on"
+        assert answer["errors"] == [{"where": "body", "why": why}]
+
+
 @pytest.mark.parametrize("number", NUMBERS, ids=range(len(NUMBERS)))
 def test_numbers_that_are_none(number: str, asked: TestClient) -> None:
     bodies = [

@@ -115,6 +115,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _of_validation(request: Request, error: RequestValidationError) -> Response:
         found = error.errors()
+        if found[0]["type"] == "json_invalid":  # the place is where the reader stopped
+            why = f"not JSON from character {int(found[0]['loc'][-1]) + 1} on"
+            errors = [{"where": "body", "why": why}]
+            return respond(request, 422, "the body is not JSON", errors=errors)
         errors = [{"where": _where(e), "why": _why(e)} for e in found[:MAX_ERRORS]]
         fields = "one field is" if len(found) == 1 else f"{len(found)} fields are"
         detail = f"{fields} not as the description asks"
