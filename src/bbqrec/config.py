@@ -56,10 +56,22 @@ def _rule(error: Any, model: type[BaseModel]) -> str:
         )
     if known is None:
         return "there is no such setting; see `bbqrec settings`"
-    names = sorted(known.model_fields)
-    close = get_close_matches(str(error["loc"][-1]), names, n=1)
-    meant = f" (did you mean {close[0]}?)" if close else ""
-    return f"there is no such setting{meant}; known here: {', '.join(names)}"
+    names, wanted = sorted(known.model_fields), str(error["loc"][-1])
+    meant = _paths_to(wanted, model) or get_close_matches(wanted, names, n=1)
+    last = " or ".join([", ".join(meant[:-1]), *meant[-1:]] if meant[1:] else meant)
+    offer = f" (did you mean {last}?)" if meant else ""
+    return f"there is no such setting{offer}; known here: {', '.join(names)}"
+
+
+def _paths_to(name: str, model: type[BaseModel], section: str = "") -> list[str]:
+    """The dotted names of all settings in the sections of `model` whose last part is `name`."""
+    found = []
+    for key, field in model.model_fields.items():
+        if key == name and section:
+            found.append(section + key)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _paths_to(name, field.annotation, f"{section}{key}.")
+    return found
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import signal
 import sys
 import threading
@@ -21,6 +22,9 @@ from bbqrec.errors import BBQRecError
 from bbqrec.progress import printable, shown_on
 
 screen = Console(stderr=True)
+_GUESS = re.compile(
+    r"[.,;]? \(?(?:did you mean:?|possible options:) ([^?)]+)\??\)?$", re.IGNORECASE
+)
 
 
 class Commands(TyperGroup):
@@ -49,7 +53,7 @@ def _explain_usage(error: Any) -> int:
         return 2
     # `--help` is the last resort, so it is named last.
     command = context.command_path if context is not None else "bbqrec"
-    reason = " ".join(reason.split())
+    reason = _GUESS.sub(r" (did you mean \1?)", " ".join(reason.split()))
     say(
         f"{reason[:1].lower()}{reason[1:]}; `{command} --help` shows what there is",
         label="[bold red]error:[/] ",

@@ -73,6 +73,11 @@ def test_one_csv_with_pictures_becomes_a_run_in_one_command(shop: Path, finished
             r"columnx{54}, .* and 69 more; name what",
         ),
         ("", ("prepare.min_usr=5",), r"min_usr: there is no such setting \(did you mean min_user"),
+        (
+            "",
+            ("epochs=3",),
+            r"epochs: .*did you mean tokenizer.epochs, training.epochs or update.epochs\?\); known",
+        ),
         ("", ("prepare.min_user=0",), "prepare.min_user: .*greater than or equal to 1"),
         ("", ("prepare.min_user",), "must look like section.key=value"),
         ("", (f"seed={2**64}",), "64-bit"),
