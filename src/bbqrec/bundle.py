@@ -69,6 +69,13 @@ class Source(NamedTuple):
     files: str
 
 
+def not_a_run(path: Path) -> str:
+    """What to say where a run folder was asked for and none is there."""
+    if path.is_file():
+        return f"{path} is a file, not a run folder; give the folder that `bbqrec run` made"
+    return f"there is no run folder at {path}; `bbqrec run` makes one"
+
+
 class RunFolder:
     """Paths, stage manifests and the lock of one version of a run, which it stays with.
 

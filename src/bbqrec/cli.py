@@ -139,6 +139,7 @@ def run(
             as_json,
             preset=preset,
             track=track,
+            takes_data=True,
         )
 
 
@@ -293,13 +294,16 @@ def _run(
     *,
     preset: Preset | None = None,
     track: str = "none",
+    takes_data: bool = False,
 ) -> None:
-    from bbqrec.bundle import RunFolder
+    from bbqrec.bundle import RunFolder, not_a_run
     from bbqrec.config import apply_overrides
     from bbqrec.pipeline import choose_device, run_stages
     from bbqrec.run_config import RunConfig
     from bbqrec.training.tracking import tracked_by
 
+    if data is None and not takes_data and not out.is_dir():
+        raise ConfigError(not_a_run(out))
     folder = RunFolder(out)
     if config_path is not None:
         values, name = read_settings(config_path), str(config_path)
@@ -318,8 +322,9 @@ def _run(
         raise ConfigError(f"there is no data at {data}; --data takes a file or a folder")
     if data is None and not folder.folder("prepare").is_dir():
         raise ConfigError(
-            f"{out} holds no prepared data yet; say where the raw data are with --data, or run "
-            "`bbqrec prepare SOURCE --out RUN` first"
+            f"{out} holds no prepared data yet; "
+            f"{'say where the raw data are with --data, or ' if takes_data else ''}"
+            f"run `bbqrec prepare SOURCE --out {out}` first"
         )
     if dry_run:
         from bbqrec.estimate import estimate

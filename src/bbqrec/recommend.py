@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from bbqrec.bundle import RunFolder
+from bbqrec.bundle import RunFolder, not_a_run
 from bbqrec.data import Dataset
 from bbqrec.decoding import GenerativeRanker, RankingConfig, make_ranker
 from bbqrec.errors import CorruptArtifactError, RequestError
@@ -120,7 +120,7 @@ class Recommender:
         """As `from_pretrained`, exactly this version."""
         path = run.root
         if not run.directory.is_dir():
-            raise CorruptArtifactError(f"there is no run folder at {path}; `bbqrec run` makes one")
+            raise CorruptArtifactError(not_a_run(path))
         if is_pretrained(run.directory):
             verify_pretrained(run.directory)
         for stage in ("tokenize", "train"):

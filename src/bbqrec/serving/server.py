@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import uvicorn
 
-from bbqrec.bundle import RunFolder
+from bbqrec.bundle import RunFolder, not_a_run
 from bbqrec.errors import BBQRecError, RequestError, StorageError
 from bbqrec.serving.app import create_app
 from bbqrec.serving.config import ServeConfig
@@ -115,7 +115,7 @@ async def _reload(service: Service) -> None:
 
 def _load(run_dir: Path, events: str, config: ServeConfig) -> Service:
     if not run_dir.is_dir():  # else the store would make it one
-        raise StorageError(f"there is no run folder at {run_dir}; `bbqrec run` makes one")
+        raise StorageError(not_a_run(run_dir))
     RunFolder(run_dir).manifest("train")  # before the store puts its file into it
     store = EventStore(events)
     try:
