@@ -21,6 +21,8 @@ from bbqrec.storage import read_json
 
 METRICS = ("recall@10", "ndcg@10")
 NUM_SHOPPERS = 3
+NUM_READ = 5  # titles of a history
+MAX_SOURCE_CHARS = 30  # of a path in a table
 
 
 def summarize(run: RunFolder, stage: str) -> tuple[dict[str, Any], RenderableType]:
@@ -40,10 +42,13 @@ def recommendation_table(
     recommender: Recommender, history: list[str], answer: Recommendation
 ) -> Table:
     """One user's recommendations by title and log-probability."""
-    read = ", ".join(_titles(recommender, history[-5:]))
-    title = (
-        "popular items (nothing known in the history)" if answer.is_fallback else f"after {read}"
-    )
+    known = [item_id for item_id in history if item_id in recommender.item_of_id]
+    latest = known[-NUM_READ:]
+    some = "" if latest == known else f"the latest {NUM_READ} of {len(known)}: "
+    # Titles hold commas, so those are not what parts them.
+    title = f"after {some}{' · '.join(_titles(recommender, latest))}"
+    if answer.is_fallback:
+        title = "popular items (nothing known in the history)"
     table = Table(title=_plain(title), title_justify="left")
     for name in ("", "item", "title", "log-probability"):
         table.add_column(name, justify="right" if name in ("", "log-probability") else "left")
@@ -106,7 +111,7 @@ def lineage_summary(root: Path) -> tuple[list[dict[str, Any]], RenderableType]:
     table = Table(title=f"versions of {root}", title_justify="left", show_lines=True)
     for name in ("", "finished", "identity", "ndcg@10"):
         table.add_column(name, no_wrap=True)
-    table.add_column("what it brought")
+    table.add_column("what it brought", overflow="fold")
     for step in steps:
         about = step.about
         mark = f"{step.version}{' *' if step.is_current else ''}"
@@ -116,7 +121,7 @@ def lineage_summary(root: Path) -> tuple[list[dict[str, Any]], RenderableType]:
             continue
         scores = about["changes"].get("test", {}).get("filtered", {})
         means = [f"{x['metrics']['ndcg@10']['mean']:.4f}" for x in scores.values()]
-        sources = [source for source in (about["data"], about["events"]) if source]
+        sources = [_shortened(source) for source in (about["data"], about["events"]) if source]
         brought = Found(**about["found"]).sentence()
         brought += f"; from {' and '.join(sources)}" if sources else ""
         brought += f"; after version {about['parent']} ({about['parent_identity']})"
@@ -135,6 +140,14 @@ def lineage_summary(root: Path) -> tuple[list[dict[str, Any]], RenderableType]:
 def _share(value: float) -> str:
     """As the table above it writes scores."""
     return f"{value:.4f}".removeprefix("0")
+
+
+def _shortened(path: str) -> str:
+    """A path that is too long for a table, without its beginning: its end has the file's name."""
+    rest = path
+    while len(rest) > MAX_SOURCE_CHARS and "/" in rest[1:]:
+        rest = rest[1:].partition("/")[2]
+    return path if rest == path else f"…/{rest}"
 
 
 def _date(iso: str) -> str:
@@ -224,10 +237,16 @@ def _trained(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
     if "peak_mb" in manifest:  # not of runs of earlier versions
         rows["peak memory, MB"] = model["peak_mb"] = manifest["peak_mb"]
     table = _pairs("the trained recommender", rows)
-    if model["best_epoch"] < len(log) - 1:
-        return {**model, "log": log}, table
-    hint = Text("The last epoch was the best: more of them (training.epochs) may help.")
-    return {**model, "log": log}, Group(table, hint)
+    return {**model, "log": log}, Group(table, *_more_epochs(run))
+
+
+def _more_epochs(run: RunFolder) -> list[RenderableType]:
+    """A hint where training stopped while it still got better."""
+    model = read_json(run.folder("train") / "model.json")
+    if model["best_epoch"] < len(read_json(run.folder("train") / "log.json")) - 1:
+        return []
+    setting = "update.epochs" if run.version else "training.epochs"
+    return [Text(f"The last epoch was the best: more of them ({setting}) may help.")]
 
 
 def _evaluated(run: RunFolder, *, with_shoppers: bool) -> tuple[dict[str, Any], RenderableType]:
@@ -249,6 +268,7 @@ def _evaluated(run: RunFolder, *, with_shoppers: bool) -> tuple[dict[str, Any], 
         ask = shlex.join(["bbqrec", "recommend", str(run.root), "--user", user_id])
         parts += [
             _shoppers(run),
+            *_more_epochs(run),
             Text(f"report: {run.directory / 'report.html'}", style="bold"),
             _command("next", ask),
         ]
@@ -276,7 +296,7 @@ def _shoppers(run: RunFolder) -> Table:
         ]
         table.add_row(
             _plain(dataset.user_ids[int(cases.users[row])]),
-            _listed([_plain(title) for title in _titles(recommender, histories[row][-5:])]),
+            _listed([_plain(title) for title in _titles(recommender, histories[row][-NUM_READ:])]),
             _listed(recommended),
             _plain(dataset.titles[target]),
         )

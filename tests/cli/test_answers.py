@@ -15,7 +15,7 @@ from rich.console import Console
 import bbqrec
 from bbqrec.bundle import RunFolder
 from bbqrec.cli import app
-from bbqrec.storage import read_json, write_json
+from bbqrec.storage import read_json, sha256_file, write_json
 from bbqrec.summary import summarize
 
 
@@ -35,6 +35,18 @@ def test_recommendations_have_titles_and_log_probabilities(finished: Path) -> No
     )
     assert all(item["item_id"] in table.stdout for item in top["items"])
     assert all(item["title"].endswith(f" thing {item['item_id'][1:]}") for item in top["items"][:1])
+
+
+def test_what_was_read_of_a_history_is_said_with_how_much_there_is(finished: Path) -> None:
+    ids = [f"i{item}" for item in range(10, 17)]
+
+    long = invoke("recommend", finished, "--history", ",".join(["zz", *ids]), "--quiet")
+    short = invoke("recommend", finished, "--history", "i10,i11", "--quiet")
+
+    said = " ".join(long.stdout.partition("┏")[0].split())
+    assert said.startswith("after the latest 5 of 7: ")
+    assert said.count(" · ") == 4
+    assert " ".join(short.stdout.split()).startswith("after blue thing 10 · green thing 11 ")
 
 
 def test_where_there_are_fewer_items_than_asked_for_that_is_said(
@@ -337,9 +349,12 @@ def test_whoever_stopped_too_early_is_told(finished: Path, tmp_path: Path, best_
         ("log.json", read_json(run / "recommender" / "log.json")[:1] * 2),
     ):
         write_json(run / "recommender" / name, value)
+        manifest = read_json(run / "recommender" / "manifest.json")
+        manifest["sha256"][name] = sha256_file(run / "recommender" / name)
+        write_json(run / "recommender" / "manifest.json", manifest)
 
-    _, shown = summarize(RunFolder(run), "train")
-
-    with io.StringIO() as page:
-        Console(file=page, width=100).print(shown)
-        assert ("The last epoch was the best" in page.getvalue()) == (best_epoch == 1)
+    for stage in ("train", "report"):
+        _, shown = summarize(RunFolder(run), stage)
+        with io.StringIO() as page:
+            Console(file=page, width=100).print(shown)
+            assert ("The last epoch was the best" in page.getvalue()) == (best_epoch == 1)
