@@ -409,7 +409,9 @@ def test_new_data_may_be_written_otherwise_and_withdraw_items(root: Path, tmp_pa
     assert RunFolder(root).dataset().info["withdrawn"] == [dataset.item_ids[1]]
     assert read_json(RunFolder(root).config_path)["prepare"]["columns"] == {}
     shown = CliRunner().invoke(app, ["versions", str(root)]).stdout
-    assert "1 new interaction" in " ".join(shown.replace("│", " ").split())
+    words = shown.replace("│", " ").split()
+    assert "1 new interaction" in " ".join(words)
+    assert "/new.csv" in "".join(words)  # of a path that is too long, the end
 
 
 def damage_pointer(root: Path) -> None:
