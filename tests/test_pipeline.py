@@ -89,6 +89,23 @@ def test_a_changed_setting_repeats_only_what_depends_on_it(
     assert {stage for stage in STAGE_FOLDERS if before[stage] != after[stage]} == repeated
 
 
+def test_a_stage_that_is_done_again_says_whether_it_was_damaged(
+    run: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "bbqrec")
+    changed = tiny_config(training={"epochs": 1})
+
+    run_stages(run, changed, source=None, until="train")
+    said = caplog.messages.copy()
+    caplog.clear()
+    (run.folder("train") / "log.json").write_text("[]")
+    run_stages(run, changed, source=None, until="train")
+
+    assert "train: settings or data changed, doing it again ..." in said
+    assert "tokenize: unchanged, kept" in caplog.messages
+    assert "train: damaged, doing it again ..." in caplog.messages
+
+
 def test_a_changed_preparation_reads_the_source_again(run: RunFolder) -> None:
     users = run.dataset().num_users
 

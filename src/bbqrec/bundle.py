@@ -153,18 +153,39 @@ class RunFolder:
     def verify(self, stage: str, *, names: Collection[str] | None = None) -> dict[str, Any]:
         """The manifest, once its files (those in `names` if given) have been found unchanged."""
         manifest = self.manifest(stage)
-        for name, digest in manifest["sha256"].items():
+        fault = self._fault(stage, manifest["sha256"], names)
+        if fault is not None:
+            # What an update made goes on from the version before; its stages cannot be run again.
+            remedy = (
+                f"go back to another version with `bbqrec versions {self.root} --use NUMBER`"
+                if self.version and stage != "evaluate"
+                else f"run `bbqrec {stage}` again"
+            )
+            raise CorruptArtifactError(f"{fault}; {remedy}")
+        return manifest
+
+    def fault(self, stage: str) -> str | None:
+        """What is missing or damaged of a stage; None where it is as it was written."""
+        path = self.folder(stage) / "manifest.json"
+        if not path.is_file():
+            return f"{path} is missing"
+        try:
+            return self._fault(stage, self.manifest(stage)["sha256"], None)
+        except BBQRecError:
+            return f"{path} is damaged"
+
+    def _fault(
+        self, stage: str, digests: Mapping[str, str], names: Collection[str] | None
+    ) -> str | None:
+        for name, digest in digests.items():
             if names is not None and name not in names:
                 continue
             path = self.folder(stage) / name
             if not path.is_file():
-                raise CorruptArtifactError(f"{path} is missing; run `bbqrec {stage}` again")
+                return f"{path} is missing"
             if sha256_file(path) != digest:
-                raise CorruptArtifactError(
-                    f"{path} is damaged (its SHA-256 is not the one in manifest.json); run "
-                    f"`bbqrec {stage}` again"
-                )
-        return manifest
+                return f"{path} is damaged (its SHA-256 is not the one in manifest.json)"
+        return None
 
     def is_current(self, stage: str, key: str) -> bool:
         """Whether the stage is finished, undamaged and was made for `key`."""

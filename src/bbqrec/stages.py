@@ -40,10 +40,12 @@ def is_done(run: RunFolder, stage: str, key: str) -> bool:
 
 
 def announce(run: RunFolder, stage: str) -> None:
-    if run.folder(stage).exists():
-        logger.info("%s: out of date or damaged, doing it again ...", stage)
-    else:
+    if not run.folder(stage).exists():
         logger.info("%s: not done yet, doing it now ...", stage)
+    elif run.fault(stage) is not None:
+        logger.info("%s: damaged, doing it again ...", stage)
+    else:
+        logger.info("%s: settings or data changed, doing it again ...", stage)
 
 
 def check_size(dataset: Dataset, config: RunConfig) -> None:

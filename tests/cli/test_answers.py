@@ -265,7 +265,7 @@ def test_a_stage_that_is_done_on_the_way_is_announced(run: Path) -> None:
     result = invoke("evaluate", run, "--set", "training.epochs=1")
 
     assert "tokenize: unchanged, kept" in result.stderr
-    assert "train: out of date or damaged, doing it again" in result.stderr
+    assert "train: settings or data changed, doing it again" in result.stderr
     assert "evaluate: not done yet, doing it now" in result.stderr
 
 
