@@ -390,6 +390,94 @@ def test_what_cannot_be_done_is_refused_in_one_sentence_and_changes_nothing(
     Recommender.from_pretrained(root)
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_what_would_make_a_version_anew_is_refused_and_touches_nothing(
+    updated: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(updated, tmp_path / "run")
+    source = RunFolder(root).source()
+    assert source is not None
+    run, more = ("run", "--data", source.path, "--out", root), ("-s", "training.epochs=9")
+    cases: list[tuple[tuple[str | Path, ...], str]] = [
+        ((*run, *more), "train"),
+        ((*run, *more, "--dry-run"), "train"),
+        ((*run, "--seed", "5"), "tokenize"),
+        (("train", root, *more), "train"),
+        (("evaluate", root, *more), "train"),
+        (("tokenize", root, "-s", "tokenizer.epochs=2"), "tokenize"),
+        (
+            ("encode", root, "-s", "encode.text.encoder=lexical", "-s", "encode.text.dim=8"),
+            "encode",
+        ),
+    ]
+    before = contents(root)
+
+    for arguments, stage in cases:
+        sentence = refusal(*arguments)
+        assert f"{root} is at version 1, made by an update, and other settings" in sentence
+        assert f"would {stage} it anew and lose what it learned; go back with" in sentence
+        assert f"`bbqrec versions {root} --use 0`, give another folder as --out, or" in sentence
+    by_its_folder = refusal("train", root / "versions" / "1", *more)
+
+    assert "versions/1 is a version made by an update, and other" in by_its_folder
+    assert f"`bbqrec versions {root.resolve()} --use 0`" in by_its_folder
+    assert contents(root) == before
+
+
+def test_a_version_whose_settings_stand_is_kept_and_may_be_measured_again(
+    updated: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(updated, tmp_path / "run")
+    run = RunFolder(root)
+    source = run.source()
+    assert source is not None
+    before = {s: contents(run.folder(s)) for s in STAGE_FOLDERS if s != "evaluate"}
+    measured = read_json(run.directory / "metrics.json")["config"]["evaluation"]["num_bootstrap"]
+
+    (run.folder("evaluate") / "metrics.json").write_text("damaged")
+    for arguments in (
+        ("run", "--data", source.path, "--out", root),
+        ("train", root),
+        ("evaluate", root, "-s", f"evaluation.num_bootstrap={measured + 10}"),
+        ("report", root),
+    ):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.stderr
+
+    metrics = read_json(run.directory / "metrics.json")
+    assert metrics["config"]["evaluation"]["num_bootstrap"] == measured + 10
+    assert "changes" in metrics
+    assert {s: contents(run.folder(s)) for s in before} == before
+
+
+def test_a_damaged_version_is_not_trained_anew_and_is_made_again_beside(
+    updated: Path, shop: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(updated, tmp_path / "run")
+    path = root / "versions" / "1" / "recommender" / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    before = contents(root)
+
+    for arguments in (("train", root), ("report", root), ("encode", root, "-s", "seed=3")):
+        sentence = refusal(*arguments)
+        assert f"{path} is damaged" in sentence
+        assert f"go back with `bbqrec versions {root} --use 0` and update again" in sentence
+    assert f"`bbqrec versions {root} --use NUMBER`" in refusal("recommend", root, "--history", "x")
+    assert contents(root) == before
+    shutil.rmtree(path.parent)
+    assert "manifest.json is missing" in refusal("train", root)
+    assert CliRunner().invoke(app, ["versions", str(root), "--use", "0"]).exit_code == 0
+    result = update_run(root, News(source=shop))
+
+    assert result.version == 2
+    assert (RunFolder(root).folder("train") / path.name).read_bytes() == whole
+    assert [step.about.get("parent") for step in lineage(root)] == [None, 0, 0]
+
+
 def test_new_data_may_be_written_otherwise_and_withdraw_items(root: Path, tmp_path: Path) -> None:
     dataset = RunFolder(root).dataset()
     user, item = dataset.user_ids[0], dataset.item_ids[0]

@@ -18,7 +18,7 @@ from bbqrec.recommender import ItemTables
 from bbqrec.run_config import RunConfig
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.source import source_to_prepare
-from bbqrec.stage_keys import kept_stages
+from bbqrec.stage_keys import keep_version, kept_stages
 from bbqrec.stages import check_size
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
 from bbqrec.training.loop import LoopConfig, Recipe, num_epochs, num_steps, seconds_per_step
@@ -39,8 +39,9 @@ def estimate(
 
     Stages that the run keeps cost nothing. Data to prepare are prepared in a temporary folder to
     count them; features are random numbers of the right shape. Training times assume that every
-    epoch is trained, so early stopping ends sooner.
+    epoch is trained, so early stopping ends sooner. What the run would refuse is refused here.
     """
+    keep_version(run, config)
     source = source_to_prepare(run, config.prepare, source)
     kept = kept_stages(run, config) if source is None else []
     with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,8 @@ from bbqrec.errors import BBQRecError, ConfigError, CorruptArtifactError
 from bbqrec.storage import read_json, write_json
 
 LINEAGE_FILE = "version.json"  # written last: a version without it was never finished
+PARTS = ("prepare", "encode", "tokenize", "train")
+"""The stages that make a version what it is; the others measure and show it."""
 
 
 class Step(NamedTuple):
@@ -41,7 +43,13 @@ def lineage(root: Path) -> list[Step]:
     for version in finished_versions(root):
         run = RunFolder(root, version)
         about = read_json(run.directory / LINEAGE_FILE) if version else {}
-        steps.append(Step(version, run.model_version(), dict(about), version == current))
+        try:
+            identity = run.model_version()
+        except CorruptArtifactError:
+            if "identity" not in about:
+                raise
+            identity = about["identity"]  # damaged since: the others are to be shown all the same
+        steps.append(Step(version, identity, dict(about), version == current))
     return steps
 
 
@@ -58,7 +66,7 @@ def use_version(root: Path, version: int) -> None:
             f"{root} has no finished version {version}; it has: {', '.join(map(str, known))}"
         )
     run = RunFolder(root, version)
-    for stage in ("prepare", "encode", "tokenize", "train"):
+    for stage in PARTS:
         run.verify(stage)
     write_json(root / CURRENT_FILE, {"format_version": FORMAT_VERSION, "version": version})
 
@@ -70,6 +78,24 @@ def update_of(run: RunFolder) -> dict[str, Any] | None:
     except BBQRecError:
         return None
     return dict(about) if isinstance(about, dict) else None
+
+
+def is_update(run: RunFolder) -> bool:
+    """Whether an update made this version, opened as a version of its run or by its own folder."""
+    has_lineage = (run.directory / LINEAGE_FILE).is_file()
+    return run.version > 0 or has_lineage or update_of(run) is not None
+
+
+def way_back(run: RunFolder) -> str | None:
+    """The command that goes back to the version before; None where its run is not around it."""
+    folder = run.directory if run.version else run.directory.resolve()
+    if folder.parent.name != VERSIONS or not folder.name.isdecimal():
+        return None
+    root = folder.parent.parent
+    about = update_of(run) or {}
+    before = [n for n in finished_versions(root) if n < int(folder.name)]
+    parent = about.get("parent")
+    return f"`bbqrec versions {root} --use {parent if parent in before else before[-1]}`"
 
 
 def parent_of(run: RunFolder) -> RunFolder | None:

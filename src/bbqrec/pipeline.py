@@ -23,7 +23,7 @@ from bbqrec.prepared import prepared_sentence, set_aside
 from bbqrec.report import write_report
 from bbqrec.run_config import RunConfig
 from bbqrec.source import source_fingerprint, source_to_prepare
-from bbqrec.stage_keys import encode_key, tokenize_key, train_key
+from bbqrec.stage_keys import encode_key, keep_version, tokenize_key, train_key
 from bbqrec.stages import (
     TRUTH,
     announce,
@@ -76,9 +76,11 @@ def run_stages(
         source: raw data or a dataset folder; None continues from the run's prepared data.
 
     Raises:
-        BBQRecError: of the stage that cannot be done; earlier stages stay finished.
+        BBQRecError: of the stage that cannot be done; earlier stages stay finished. What would
+            do a stage of an updated version again is refused before any.
     """
     with run.locked():
+        keep_version(run, config)
         steps: dict[str, Callable[[], None]] = {
             "prepare": lambda: _prepare(run, config, source, until),
             "encode": lambda: _encode(run, config, device),
@@ -99,6 +101,7 @@ def run_demo(out: Path, *, seed: int, device: str = "cpu", track: str = "none") 
     """
     config = RunConfig.parse({**read_toml(find_config("demo")), "seed": seed}, source="demo.toml")
     shop = out / "shop"
+    keep_version(RunFolder(out), config)  # before the shop it was made from is drawn anew
     with tracked_by(track, out, config.model_dump(mode="json")):
         _draw(shop, seed)
         run_stages(RunFolder(out), config, source=shop, device=device)

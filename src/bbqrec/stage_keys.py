@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from bbqrec.bundle import RunFolder, fingerprint
+from bbqrec.errors import ConfigError, CorruptArtifactError
 from bbqrec.features import default_encoders
+from bbqrec.lineage import PARTS, is_update, way_back
 from bbqrec.run_config import RunConfig
 from bbqrec.source import source_fingerprint
 from bbqrec.storage import sha256_file
@@ -61,3 +63,35 @@ def kept_stages(run: RunFolder, config: RunConfig) -> list[str]:
             break
         kept.append(stage)
     return kept
+
+
+def keep_version(run: RunFolder, config: RunConfig) -> None:
+    """Refuse what would encode, tokenize or train an updated version again.
+
+    Its stages go on from the version before; done again in place they would begin from nothing.
+
+    Raises:
+        ConfigError: `config` asks for other stages than the version holds.
+        CorruptArtifactError: a stage is damaged.
+    """
+    if not is_update(run):
+        return
+    what = f"is at version {run.version}, made" if run.version else "is a version made"
+    back = way_back(run)
+    for stage in PARTS:
+        fault = run.fault(stage)
+        if fault is not None:
+            remedy = "take the folder from a copy"
+            if back is not None:
+                remedy = f"go back with {back} and update again"
+            raise CorruptArtifactError(
+                f"{fault}, and {run.root} {what} by an update, which cannot be made anew in place; "
+                f"{remedy}"
+            )
+    for stage in PARTS[1:]:
+        if run.manifest(stage).get("key") != KEYS[stage](run, config):
+            raise ConfigError(
+                f"{run.root} {what} by an update, and other settings would {stage} it anew and "
+                f"lose what it learned; {'' if back is None else f'go back with {back}, '}give "
+                "another folder as --out, or leave the settings as they are"
+            )

@@ -21,7 +21,7 @@ from bbqrec.data.grow import grow  # not among the room's names: it needs polars
 from bbqrec.decoding import RankingConfig
 from bbqrec.errors import ConfigError, StorageError
 from bbqrec.features import encode_more
-from bbqrec.lineage import LINEAGE_FILE, finished_versions, update_of, use_version
+from bbqrec.lineage import LINEAGE_FILE, PARTS, finished_versions, update_of, use_version
 from bbqrec.new_items import NewItems, new_content
 from bbqrec.pipeline import choose_device
 from bbqrec.prepared import set_aside
@@ -107,10 +107,13 @@ def update_run(
         settings = settings_of(parent, config)
         key = _key(parent, news, settings, reading or settings.prepare)
         last = finished_versions(root)[-1]
-        made = update_of(RunFolder(root, last))
+        done = RunFolder(root, last)
+        made = update_of(done)
         if made is not None and made["key"] == key:  # cut short before the very last step
-            use_version(root, last)
-            return Updated(Found(**made["found"]), last)
+            if all(done.fault(stage) is None for stage in PARTS):
+                use_version(root, last)
+                return Updated(Found(**made["found"]), last)
+            logger.info("version %d is damaged, making it once more beside it", last)
         run = RunFolder(root, last + 1)
         with tracked_by(track, run.directory, settings.model_dump(mode="json")):
             found = _grown(run, parent, news, settings, reading or settings.prepare, key)
