@@ -85,15 +85,15 @@ def read_toml(path: Path) -> dict[str, Any]:
 def as_toml(settings: Config, section: str = "") -> str:
     """Settings as commented TOML that `read_toml` accepts; settings without a value as comments."""
     lines = [f"\n[{section}]"] if section else []
-    about = inspect.getdoc(type(settings)) or ""
-    lines += [f"# {line}".rstrip() for line in about.splitlines()]
+    about, described = explained(type(settings))
+    lines += [f"# {line}".rstrip() for line in about]
     tables = []
-    for name, field in type(settings).model_fields.items():
+    for name in type(settings).model_fields:
         value = getattr(settings, name)
         if isinstance(value, Config):
             tables.append(as_toml(value, f"{section}.{name}".removeprefix(".")))
             continue
-        lines += [f"# {line}" for line in (field.description or "").splitlines()]
+        lines += [f"# {line}" for line in described.get(name, [])]
         if isinstance(value, dict) and value:
             tables += _as_tables(value, f"{section}.{name}".removeprefix("."))
             continue
@@ -102,6 +102,30 @@ def as_toml(settings: Config, section: str = "") -> str:
         else:
             lines.append(f"{name} = {orjson.dumps(value).decode()}")
     return "\n".join([*lines, *tables])
+
+
+def explained(model: type[Config]) -> tuple[list[str], dict[str, list[str]]]:
+    """What a settings model says of itself, and of each of its settings: field -> lines.
+
+    A setting is explained by a docstring below it or by an entry of the class's `Args:`, which may
+    name several; such an entry stands at the first.
+    """
+    about, _, entries = (inspect.getdoc(model) or "").partition("\nArgs:\n")
+    described = {
+        name: field.description.splitlines()
+        for name, field in model.model_fields.items()
+        if field.description
+    }
+    latest: list[str] = []
+    for line in entries.splitlines():
+        if not line.startswith(" " * 8) and ": " in line:
+            names, _, text = line.strip().partition(": ")
+            first, *more = names.split(", ")
+            latest = described[first] = [f"{names}: {text}" if more else text]
+            described |= {name: [] for name in more}
+        elif line.strip():
+            latest.append(line.strip())
+    return about.strip().splitlines(), described
 
 
 def _as_tables(entries: dict[str, Any], section: str) -> list[str]:

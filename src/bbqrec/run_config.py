@@ -13,9 +13,10 @@ from bbqrec.training.recommender import TrainingConfig, UpdateConfig
 
 
 class RunConfig(Config):
-    """Everything that changes a result, one section per stage; see `bbqrec settings`."""
+    """Everything that changes a result, one section per stage."""
 
     seed: int = Field(0, ge=0)
+    """Of everything random: start of weights, order of batches, draws."""
     prepare: PrepareConfig = PrepareConfig()
     encode: dict[str, ModalityConfig] = Field(default_factory=dict)
     """One section per modality; empty encodes what the data hold with the local encoders."""

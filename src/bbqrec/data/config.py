@@ -19,14 +19,22 @@ class PrepareConfig(Config):
         format: who wrote the source; "auto" looks at its files.
         columns: our name -> the file's, for tables with names of their own.
         header: column names of a table whose first line is data already.
+        delimiter: between columns of a table; None finds it in the file.
+        encoding: of text files; None is UTF-8.
         time_format: strptime pattern of dates that are not ISO 8601.
         text_columns: which item columns are text, in this order; None takes every string column.
+        title_column: which item column is shown as the title; None looks for the usual names.
         event_weights: event type -> weight; types not named here, or at 0, are dropped.
+        min_rating: interactions with a lower rating are dropped; None keeps all.
         latest: how many of each user's latest interactions stay, before the k-core; None is all.
         min_user, min_item: k-core bounds, in interactions; 1 keeps everybody.
         repeats: which interactions of a repeated user-item pair stay.
         ties: order of one user's events at one time: as in the source, or shuffled by `seed`.
+        split: "leave_one_out" tests on each user's last item, "temporal" on the last part of time,
+            "cold" on items that are kept from all training.
+        validation_share, test_share: of the interactions, in the temporal split.
         cold_share: how many items the cold split removes from all training.
+        seed: of item numbers, of ties in random order and of the cold split.
         max_bad_share: how many lines of a file may be unusable before the job ends.
     """
 

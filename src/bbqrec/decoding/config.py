@@ -14,6 +14,7 @@ class RankingConfig(Config):
     """Rank by the dense score, by the generated semantic ID, or by both together."""
 
     rank_by: RankBy = "dense"
+    """Which score orders items: comparing with every item, writing codes, or both."""
     beam_width: int = Field(50, ge=1)
     """Prefixes kept per level (`generative`); more are kept if more items are asked for."""
     exhaustive: bool = False
@@ -27,5 +28,6 @@ class RankingConfig(Config):
     """Added to the dense logit of items without training interactions (`dense`, `both`). At 0 each
     is shown where it is likely, which is seldom; 1.5 shows them about four times as often."""
     batch_size: int = Field(256, ge=1)
+    """Histories ranked at once; a limit of memory, not a setting of the result."""
     precision: Precision = "fp32"
     """bf16: matrix products inside the model; "auto" where the machine multiplies bf16 itself."""

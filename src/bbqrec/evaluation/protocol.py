@@ -36,8 +36,11 @@ class EvaluationConfig(Config):
     """What is measured; the cases and candidates are the dataset's.
 
     Args:
+        metrics: at each cut-off; the deepest says how long lists are.
+        slice_metrics: those also given by slice.
         main_metric: one of both lists, in which tables compare models with the reference.
         list_length: how many items a person sees; for coverage and novelty.
+        num_bootstrap, confidence: samples behind each interval, and its coverage.
         popularity_bands: slices by the target's training count hold equally many items.
         history_edges: the last history length of each slice but the longest.
         seed: of the bootstrap.

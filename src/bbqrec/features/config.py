@@ -24,10 +24,12 @@ class ModalityConfig(Config):
         encoder: "lexical" (texts, local), "visual" (images, local), "vectors" (brought along in
             `path`), or the name or local folder of a pretrained model for transformers.
         source: what is read; by default what the encoder needs, else what the modality is called.
+        path: the file of vectors that were brought along.
         columns: the text columns to join; by default all of them.
         dim: width of a local encoder's vectors (by default text up to 512, image 128); a pretrained
             model has its own.
         revision: which commit, tag or branch of a pretrained model.
+        batch_size: items that a pretrained model reads at once.
         max_length: tokens of a text that a pretrained model reads.
         max_bad_share: the largest tolerable share of images that cannot be read.
     """

@@ -11,6 +11,7 @@ class SimilarityConfig(Config):
     """How the likeness of two items biases the attention between them.
 
     Args:
+        enabled: without it attention knows positions only.
         source: what is compared: frozen "features", "aligned" vectors h_m, "quantized" vectors
             q_m (the caller puts the vectors meant into `ItemTables.similarity`), or how many
             leading "codes" two semantic IDs share, which needs no vectors.
@@ -44,6 +45,7 @@ class NeighborConfig(Config):
     """What the neighbors of a history's latest items gain in the dense score.
 
     Args:
+        enabled: without it the dense score is the product of vectors, and repeats.
         num_neighbors: kept for each item and kind of likeness: behavior, text, image ...
         num_recent: how many of the latest items of a history are read.
         num_buckets: of likeness, for each of which and for each age a number is learned.
@@ -64,6 +66,14 @@ class RecommenderConfig(Config):
     Args:
         form: "one_pass" reads one token per item and predicts at every position at once;
             "paper" is the encoder-decoder over code tokens, one prefix per example.
+        d_model: width of item and user vectors.
+        num_heads, head_dim: of attention, and the width of each.
+        d_ff: width within the feed-forward blocks.
+        num_encoder_layers: which read the history.
+        num_decoder_layers: which write codes, where the decoder is a "transformer".
+        dropout: share of activations dropped in training; small and sparse data want more.
+        num_position_buckets, max_distance: how finely attention tells distances in the history,
+            and from where on all are one.
         max_history: how many of the latest items are read.
         normalize: scores compete over the whole "vocabulary", as in T5, or over the "level"; in
             the "tree" always over the codes that some item has.
@@ -83,6 +93,7 @@ class RecommenderConfig(Config):
         repeat_bias: the dense score learns whether, and how soon, people come back for an item.
         neighbors: the dense score learns what it is worth to be like the latest items.
         temperature: divides the cosine.
+        learn_temperature: whether training may change it.
     """
 
     form: Literal["one_pass", "paper"] = "one_pass"

@@ -46,6 +46,7 @@ class LoopConfig(Config):
     epochs: int | None = Field(None, ge=1)
     """None: 10, or on little data as many as make 1,500 steps."""
     learning_rate: float = Field(1e-3, gt=0)
+    """At its highest, after the warm-up."""
     warmup_steps: int = Field(100, ge=0)
     """At most a tenth of all steps."""
     accumulate: int = Field(1, ge=1)
@@ -54,11 +55,14 @@ class LoopConfig(Config):
     final_learning_rate: float = Field(0.1, ge=0, le=1)
     """Share of the learning rate that the cosine schedule ends at; 1 keeps it constant."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """Longer gradients are shortened to it."""
     patience: int | None = Field(None, ge=1)
     """Stop after this many epochs without a better validation metric. None: 20 where `epochs` is
     not set, else all are trained."""
     log_every: int = Field(50, ge=1)
+    """Steps between two notes of the loss."""
     checkpoint_every_s: float = Field(120.0, ge=0)
+    """Seconds between two checkpoints, from which an interrupted training goes on."""
     precision: Precision = "auto"
     """auto: bf16 autocast on a GPU and on a CPU that multiplies bf16 itself, else fp32."""
 

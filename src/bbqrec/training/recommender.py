@@ -46,16 +46,21 @@ class TrainingConfig(LoopConfig):
     windows: Literal["all", "random", "last"] = "all"
     """Per epoch and user: every target once, or those of one random or of the last window."""
     weight_decay: float = Field(0.01, ge=0)
+    """Of the weight matrices."""
     bias_learning_rate: float = Field(10.0, gt=0)
     """Learning rate of the attention's bias tables, as a multiple of the others': their entries
     must move by whole units, those of other weights by hundredths."""
     generative_weight: float = Field(0.2, ge=0)
+    """Of the loss of writing the codes of the next item; 0 trains the dense score alone."""
     dense_weight: float = Field(1.0, ge=0)
+    """Of the loss of finding the next item among all."""
     num_negatives: int | None = Field(None, ge=1)
     """Items drawn uniformly, anew for each step, that a target competes with in the dense loss;
     None: the whole catalog."""
     validation_users: int = Field(2000, ge=1)
+    """Drawn once, whose next items choose the best epoch."""
     validate_every: int = Field(1, ge=1)
+    """Epochs between two validations."""
 
 
 class UpdateConfig(Config):
