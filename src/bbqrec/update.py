@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bbqrec.bundle import TRAINED_ON_FILE, RunFolder, fingerprint
+from bbqrec.bundle import TRAINED_ON_FILE, RunFolder, fingerprint, not_a_run
 from bbqrec.config import apply_overrides
 from bbqrec.data import Collected, Dataset, Found, PrepareConfig
 from bbqrec.data.grow import grow  # not among the room's names: it needs polars
@@ -144,7 +144,7 @@ def run_config(root: Path, overrides: Sequence[str]) -> tuple[RunConfig, Prepare
     Raises ConfigError for a setting that an update cannot change.
     """
     if not root.is_dir():
-        raise StorageError(f"there is no run folder at {root}; `bbqrec run` makes one")
+        raise StorageError(not_a_run(root))
     path = RunFolder(root).config_path
     kept = read_json(path)
     config = RunConfig.parse(apply_overrides(kept, overrides), source=f"{path} with --set")
@@ -166,7 +166,7 @@ def run_config(root: Path, overrides: Sequence[str]) -> tuple[RunConfig, Prepare
 def updatable(root: Path) -> RunFolder:
     """The version in use of the run at `root`; StorageError or ConfigError where it is none."""
     if not root.is_dir():
-        raise StorageError(f"there is no run folder at {root}; `bbqrec run` makes one")
+        raise StorageError(not_a_run(root))
     run = RunFolder(root)
     if run.version == 0 and (root / LINEAGE_FILE).is_file():
         raise ConfigError(f"{root} is a version of a run; update the run two folders above it")
