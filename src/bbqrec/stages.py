@@ -32,6 +32,7 @@ TRUTH = ("truth.json", "truth.safetensors")
 
 
 def is_done(run: RunFolder, stage: str, key: str) -> bool:
+    """Whether a stage may stay as it is; says so, or that and why it is done now."""
     if run.is_current(stage, key):
         logger.info("%s: unchanged, kept", stage)
         return True
@@ -40,6 +41,7 @@ def is_done(run: RunFolder, stage: str, key: str) -> bool:
 
 
 def announce(run: RunFolder, stage: str) -> None:
+    """Say that a stage is done now, and why it was not kept."""
     if not run.folder(stage).exists():
         logger.info("%s: not done yet, doing it now ...", stage)
     elif run.fault(stage) is not None:

@@ -143,9 +143,7 @@ def run_config(root: Path, overrides: Sequence[str]) -> tuple[RunConfig, Prepare
 
     Raises ConfigError for a setting that an update cannot change.
     """
-    if not root.is_dir():
-        raise StorageError(not_a_run(root))
-    path = RunFolder(root).config_path
+    path = updatable(root).config_path
     kept = read_json(path)
     config = RunConfig.parse(apply_overrides(kept, overrides), source=f"{path} with --set")
     before = RunConfig.parse(kept, source=str(path))

@@ -214,7 +214,7 @@ class PrefixIndex:
 
 def _inverse(items: Int32[Tensor, " edge"]) -> Int32[Tensor, " item"]:
     places = torch.empty_like(items)
-    places[items.long()] = torch.arange(len(items), dtype=torch.int32)
+    places[items.long()] = torch.arange(len(items), dtype=torch.int32, device=items.device)
     return places
 
 
