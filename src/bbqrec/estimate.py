@@ -105,9 +105,10 @@ def estimate_update(
         seconds = {"prepare": time.monotonic() - start}
         disk = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     features = []
+    num_new = dataset.num_items - known.num_items  # withdrawn ones, too
     for f in parent.features(known):
         rate = LOCAL_ITEMS_PER_S if f.identity["encoder"] in LOCAL_DIMS else PRETRAINED_ITEMS_PER_S
-        seconds["encode"] = seconds.get("encode", 0.0) + found.items / rate
+        seconds["encode"] = seconds.get("encode", 0.0) + num_new / rate
         features.append(_random_features(f.modality, dataset.num_items, f.dim))
     training = settings.training.model_copy(update=dict(settings.update))
     settings = settings.model_copy(update={"training": training})

@@ -300,6 +300,23 @@ def test_the_list_of_withdrawn_items_is_what_was_said_last(base: Path, tmp_path:
     assert dataset.info["withdrawn"] == []
 
 
+def test_what_was_posted_and_withdrawn_is_no_new_item_but_in_the_catalog(
+    base: Path, tmp_path: Path
+) -> None:
+    posted = [PostedItem(name, name, None, None) for name in ("kept", "gone")]
+    collected = Collected(items=posted, withdrawn=frozenset({"gone"}))
+
+    dataset, found = grown(base, None, tmp_path / "1", collected)
+    back = collected._replace(withdrawn=frozenset(), restored=frozenset({"gone"}))
+    later, restored = grown(tmp_path / "1", None, tmp_path / "2", back)
+
+    assert (found.items, found.withdrawn) == (1, 1)
+    assert set(dataset.item_ids[7:]) == {"kept", "gone"}  # later semantic IDs depend on both
+    assert not grown(tmp_path / "1", None, tmp_path / "again", collected)[1].is_anything
+    assert (restored.items, restored.restored) == (0, 1)
+    assert later.item_ids == dataset.item_ids
+
+
 def test_the_cold_items_of_a_split_stay_the_cold_ones(tmp_path: Path) -> None:
     source = write(tmp_path / "base.csv", BASE)
     folder = prepared(tmp_path / "base", source, split="cold", cold_share=0.3)

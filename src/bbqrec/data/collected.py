@@ -42,7 +42,8 @@ class Found(NamedTuple):
     """What new data held that a run did not know.
 
     Args:
-        interactions, users, items: taken in.
+        interactions, users: taken in.
+        items: new ones that may be recommended; one that was withdrawn by now counts there.
         known: interactions that were given again, or that the run's rules for repeats pass over.
         waiting: interactions left out while their user or item has fewer than the run's
             settings ask for; they count when more come.

@@ -102,7 +102,7 @@ def grow(
     found = Found(
         interactions=num_new,
         users=len(set(log.user_ids) - set(dataset.user_ids)),
-        items=len(log.item_ids) - dataset.num_items,
+        items=len(set(log.item_ids[dataset.num_items :]) - now),
         known=num_given - num_new - num_waiting,
         waiting=num_waiting,
         withdrawn=len(now - before),
