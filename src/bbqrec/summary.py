@@ -17,11 +17,13 @@ from bbqrec.prepared import prepared_summary
 from bbqrec.progress import printable
 from bbqrec.recommend import Recommendation, Recommender
 from bbqrec.report import ORACLE
+from bbqrec.squeezed import Squeezed
 from bbqrec.storage import read_json
 
 METRICS = ("recall@10", "ndcg@10")
 NUM_SHOPPERS = 3
 NUM_READ = 5  # titles of a history
+HIT = "bold green"
 MAX_SOURCE_CHARS = 30  # of a path in a table
 
 
@@ -40,23 +42,26 @@ def summarize(run: RunFolder, stage: str) -> tuple[dict[str, Any], RenderableTyp
 
 def recommendation_table(
     recommender: Recommender, history: list[str], answer: Recommendation
-) -> Table:
-    """One user's recommendations by title and log-probability."""
+) -> RenderableType:
+    """What one user took, and the recommendations by title and log-probability.
+
+    An item is one line: where it is narrow, titles lose their middle. Ids stay whole.
+    """
+    table = Table()
+    table.add_column("", justify="right")
+    table.add_column("item", overflow="fold")
+    table.add_column("title")
+    table.add_column("log-\nprobability", justify="right", vertical="bottom")
+    for rank, item in enumerate(answer.items, start=1):
+        title = Squeezed((Text(), item.title))
+        table.add_row(str(rank), _plain(item.item_id), title, f"{item.log_probability:.3f}")
+    if answer.is_fallback:
+        return Group(Text("popular items (nothing known in the history)"), table)
     known = [item_id for item_id in history if item_id in recommender.item_of_id]
     latest = known[-NUM_READ:]
-    some = "" if latest == known else f"the latest {NUM_READ} of {len(known)}: "
-    # Titles hold commas, so those are not what parts them.
-    title = f"after {some}{' · '.join(_titles(recommender, latest))}"
-    if answer.is_fallback:
-        title = "popular items (nothing known in the history)"
-    table = Table(title=_plain(title), title_justify="left")
-    for name in ("", "item", "title", "log-probability"):
-        table.add_column(name, justify="right" if name in ("", "log-probability") else "left")
-    for rank, item in enumerate(answer.items, start=1):
-        table.add_row(
-            str(rank), _plain(item.item_id), _plain(item.title), f"{item.log_probability:.3f}"
-        )
-    return table
+    some = "" if latest == known else f" the latest {NUM_READ} of {len(known)} items"
+    taken = Squeezed(*((Text("- "), title) for title in _titles(recommender, latest)))
+    return Group(Text(f"after{some}:"), taken, table)
 
 
 def update_summary(
@@ -154,17 +159,9 @@ def _date(iso: str) -> str:
     return iso[:16].replace("T", " ")
 
 
-def _plain(text: str, style: str = "") -> Text:
+def _plain(text: str) -> Text:
     """A stranger's text as it is: no markup, nothing a terminal would obey."""
-    return Text(printable(text), style=style)
-
-
-def _listed(lines: list[Text]) -> Table:
-    """Lines that can be told apart where they are wrapped."""
-    grid = Table.grid(padding=(0, 1, 0, 0))
-    for line in lines:
-        grid.add_row("-", line)
-    return grid
+    return Text(printable(text))
 
 
 def _titles(recommender: Recommender, item_ids: list[str]) -> list[str]:
@@ -286,18 +283,25 @@ def _shoppers(run: RunFolder) -> Table:
         [dataset.item_ids[item] for item in cases.histories.row(row)] for row in range(len(cases))
     ]
     table = Table(title="three users", title_justify="left", show_lines=True)
-    for name in ("user", "latest items", "recommended", "came next"):
-        table.add_column(name)
+    table.add_column("latest items")
+    table.add_column("recommended (* came next)")
     for row, answer in enumerate(recommender.recommend(histories, k=5)):
         target = int(cases.targets[row])
-        recommended = [
-            _plain(item.title, "bold green" if item.item_id == dataset.item_ids[target] else "")
-            for item in answer.items
-        ]
+        is_hit = [item.item_id == dataset.item_ids[target] for item in answer.items]
+        latest = _titles(recommender, histories[row][-NUM_READ:])
         table.add_row(
-            _plain(dataset.user_ids[int(cases.users[row])]),
-            _listed([_plain(title) for title in _titles(recommender, histories[row][-NUM_READ:])]),
-            _listed(recommended),
-            _plain(dataset.titles[target]),
+            Squeezed(
+                (Text("", "bold"), dataset.user_ids[int(cases.users[row])]),
+                *((Text("- "), title) for title in latest),
+                (Text("next: ", HIT if any(is_hit) else ""), dataset.titles[target]),
+            ),
+            Squeezed(
+                *(
+                    (Text(f"{rank}{'*' if hit else ' '} ", HIT if hit else ""), item.title)
+                    for rank, (item, hit) in enumerate(
+                        zip(answer.items, is_hit, strict=True), start=1
+                    )
+                )
+            ),
         )
     return table

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from rich.console import Console
 import bbqrec
 from bbqrec.bundle import RunFolder
 from bbqrec.cli import app
+from bbqrec.recommend import Recommender
 from bbqrec.storage import read_json, sha256_file, write_json
-from bbqrec.summary import summarize
+from bbqrec.summary import recommendation_table, summarize
 
 
 def test_recommendations_have_titles_and_log_probabilities(finished: Path) -> None:
@@ -43,10 +45,54 @@ def test_what_was_read_of_a_history_is_said_with_how_much_there_is(finished: Pat
     long = invoke("recommend", finished, "--history", ",".join(["zz", *ids]), "--quiet")
     short = invoke("recommend", finished, "--history", "i10,i11", "--quiet")
 
-    said = " ".join(long.stdout.partition("┏")[0].split())
-    assert said.startswith("after the latest 5 of 7: ")
-    assert said.count(" · ") == 4
-    assert " ".join(short.stdout.split()).startswith("after blue thing 10 · green thing 11 ")
+    lines = long.stdout.partition("┏")[0].splitlines()
+    assert lines[0] == "after the latest 5 of 7 items:"
+    assert len(lines) == 1 + 5
+    assert short.stdout.splitlines()[:3] == ["after:", "- blue thing 10", "- green thing 11"]
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_an_item_is_one_line_whose_title_loses_its_middle_where_it_is_narrow(
+    finished: Path, width: int
+) -> None:
+    recommender = Recommender.from_pretrained(finished)
+    titles = recommender.dataset.titles
+    titles[:] = [f"{title}, {'very ' * 15}tall, number {n}" for n, title in enumerate(titles)]
+    history = [item_name(item) for item in range(10, 13)]
+    answer = recommender.recommend([history], k=4)[0]
+    console = Console(width=width, record=True, file=io.StringIO())
+
+    console.print(recommendation_table(recommender, history, answer))
+
+    taken, _, listed = console.export_text().partition("┏")
+    rows = [line for line in listed.splitlines() if line.startswith("│")]
+    assert len(taken.splitlines()) == 1 + len(history)
+    assert len(rows) == len(answer.items)
+    for row, item in zip(rows, answer.items, strict=True):
+        assert item.item_id in row
+        assert item.title.rpartition(" ")[2] in row
+        assert (item.title in row) == (width == 160)
+
+
+def test_three_users_are_shown_in_80_columns_one_line_an_item(finished: Path) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+
+    console.print(summarize(RunFolder(finished), "report")[1])
+
+    table = console.export_text().partition("three users")[2].partition("└")[0]
+    cells = [line.split("│")[1:3] for line in table.splitlines() if line.startswith("│")]
+    users = set(RunFolder(finished).dataset().user_ids)
+    starts = [row for row, (left, _) in enumerate(cells) if left.strip() in users]
+    assert len(starts) == 3
+    for start, end in pairwise([*starts, len(cells)]):
+        block = cells[start:end]
+        lefts = [left.strip() for left, _ in block]
+        came_next = lefts[-1].removeprefix("next: ")
+        assert all(left.startswith("- ") for left in lefts[1:-1])
+        shown = [right.strip() for _, right in block if right.strip()]
+        assert [line[0] for line in shown] == list("12345")
+        hits = [line[3:] for line in shown if line[1] == "*"]
+        assert hits == [line[3:] for line in shown if line[3:] == came_next]
 
 
 def test_where_there_are_fewer_items_than_asked_for_that_is_said(

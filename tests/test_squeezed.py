@@ -7,7 +7,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from bbqrec.explain.table import Squeezed, squeeze
+from bbqrec.squeezed import Squeezed, squeeze
 
 
 def test_titles_that_begin_alike_are_told_apart() -> None:
