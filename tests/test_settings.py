@@ -1,5 +1,6 @@
 """Every setting is explained where it is printed."""
 
+import tomllib
 from collections.abc import Iterator
 from typing import get_args
 
@@ -36,3 +37,18 @@ def test_an_explanation_stands_above_its_setting() -> None:
     place = lines.index("min_user = 1")
     assert lines[place - 1].startswith("# min_user, min_item: k-core bounds")
     assert "# Args:" not in lines
+
+
+def test_an_example_of_sections_with_any_name_is_what_can_be_set() -> None:
+    text = as_toml(RunConfig())
+
+    start, end = text.index("# [encode.text]"), text.index("[tokenizer]")
+    example = "\n".join(line.removeprefix("# ") for line in text[start:end].splitlines())
+    config = RunConfig.parse(tomllib.loads(text[:start] + example + text[end:]))
+    assert {name: c.source_for(name) for name, c in config.encode.items()} == {
+        "text": "text",
+        "image": "image",
+        "audio": "vectors",
+    }
+    assert config.model_copy(update={"encode": {}}) == RunConfig()
+    assert as_toml(config).count("[encode.text]") == 1

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -83,22 +83,28 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def as_toml(settings: Config, section: str = "") -> str:
-    """Settings as commented TOML that `read_toml` accepts; settings without a value as comments."""
+    """Settings as commented TOML that `read_toml` accepts; settings without a value as comments.
+
+    Where sections of any name may stand and none does, the field's example is shown as a comment.
+    """
     lines = [f"\n[{section}]"] if section else []
     about, described = explained(type(settings))
     lines += [f"# {line}".rstrip() for line in about]
     tables = []
-    for name in type(settings).model_fields:
+    for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
+        path = f"{section}.{name}".removeprefix(".")
         if isinstance(value, Config):
-            tables.append(as_toml(value, f"{section}.{name}".removeprefix(".")))
+            tables.append(as_toml(value, path))
             continue
         lines += [f"# {line}" for line in described.get(name, [])]
         if isinstance(value, dict) and value:
-            tables += _as_tables(value, f"{section}.{name}".removeprefix("."))
+            tables += _as_tables(value, path)
             continue
         if value is None or value == {}:
             lines.append(f"# {name} is not set")
+            if field.examples:
+                tables.append(_as_example(get_args(field.annotation)[1], field.examples[0], path))
         else:
             lines.append(f"{name} = {orjson.dumps(value).decode()}")
     return "\n".join([*lines, *tables])
@@ -126,6 +132,18 @@ def explained(model: type[Config]) -> tuple[list[str], dict[str, list[str]]]:
         elif line.strip():
             latest.append(line.strip())
     return about.strip().splitlines(), described
+
+
+def _as_example(model: type[Config], entries: dict[str, dict[str, Any]], section: str) -> str:
+    """Tables to take the comment signs from, below what may stand in each."""
+    about, described = explained(model)
+    lines = ["", f"[{section}.NAME], for example:", *about]
+    for name, text in described.items():
+        lines += [f"{name}: {text[0]}", *text[1:]]
+    for name, values in entries.items():
+        lines += ["", f"[{section}.{name}]"]
+        lines += [f"{key} = {orjson.dumps(value).decode()}" for key, value in values.items()]
+    return "\n".join(f"# {line}" if line else "" for line in lines)
 
 
 def _as_tables(entries: dict[str, Any], section: str) -> list[str]:

@@ -18,7 +18,16 @@ class RunConfig(Config):
     seed: int = Field(0, ge=0)
     """Of everything random: start of weights, order of batches, draws."""
     prepare: PrepareConfig = PrepareConfig()
-    encode: dict[str, ModalityConfig] = Field(default_factory=dict)
+    encode: dict[str, ModalityConfig] = Field(
+        default_factory=dict,
+        examples=[
+            {
+                "text": {"encoder": "lexical", "columns": ["title", "description"]},
+                "image": {"encoder": "openai/clip-vit-base-patch32"},
+                "audio": {"encoder": "vectors", "path": "vectors/audio.npy"},
+            }
+        ],
+    )
     """One section per modality; empty encodes what the data hold with the local encoders."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     recommender: RecommenderConfig = RecommenderConfig()
