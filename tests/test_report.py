@@ -21,6 +21,7 @@ from bbqrec.evaluation import Evaluation, Interval
 from bbqrec.pipeline import run_stages
 from bbqrec.recommend import Recommender
 from bbqrec.report import learned, write_report
+from bbqrec.report.buckets import neighbor_buckets, similarity_buckets
 from bbqrec.report.codes import example_item, show_levels, show_wall
 from bbqrec.report.curves import BOTTOM, HEIGHT, TOP, heat_table, training_charts
 from bbqrec.report.metrics import (
@@ -38,7 +39,7 @@ from bbqrec.report.template import duration, signed
 from bbqrec.report.users import sample_users
 from bbqrec.report.words import TellingWords
 from bbqrec.semantic_ids import SemanticIds
-from bbqrec.storage import read_json, read_tensors, sha256_file, write_json
+from bbqrec.storage import read_json, read_tensors, sha256_file, write_json, write_tensors
 
 HOSTILE = '<script>alert("x")</script> & <img src=http://evil.example/x.png>'
 BROKEN = 5
@@ -278,14 +279,50 @@ def test_an_oracle_is_never_the_best(run: RunFolder) -> None:
 
 def test_buckets_of_likeness_are_named_by_their_borders(run: RunFolder, page: Page) -> None:
     weights = read_tensors(run.folder("train") / "model.safetensors")
-    edges = weights["catalog.neighbor_edges.text"].exp().tolist()
+    edges = weights["catalog.neighbor_edges.text"].exp()
 
     tables = {table.name: table for table in learned(run)["neighbors"]}
 
     labels = [label for label, _ in tables["text"].rows]
-    assert labels == [f"below {edges[0]:.2g}", *(f"from {edge:.2g}" for edge in edges)]
+    borders = torch.tensor([float(label.rpartition(" ")[2]) for label in labels])
+    assert [label.partition(" ")[0] for label in labels] == ["below"] + ["from"] * len(edges)
+    torch.testing.assert_close(borders, torch.cat([edges[:1], edges]), rtol=0.05, atol=0)
     assert labels == [label for label, _ in tables["text, unseen items"].rows]
     assert set(labels) <= set(page.words)
+
+
+def test_buckets_that_nothing_can_be_in_are_not_shown(run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(run.directory, tmp_path / "run")
+    path = tmp_path / "run" / "recommender" / "model.safetensors"
+    weights = read_tensors(path)
+    for name in ("catalog.edges.text", "catalog.neighbor_edges.text"):
+        weights[name][2:5] = weights[name][2]  # two buckets are between nothing
+    write_tensors(path, weights)
+
+    before, after = learned(run), learned(RunFolder(tmp_path / "run"))
+
+    for kind in ("heat_tables", "neighbors"):
+        for whole, table in zip(before[kind], after[kind], strict=True):
+            values = [[cell.value for cell in cells] for _, cells in whole.rows]
+            if table.name.startswith("text"):
+                del values[3:5]
+            assert [[cell.value for cell in cells] for _, cells in table.rows] == values
+            labels = [label for label, _ in table.rows]
+            assert len(set(labels)) == len(labels)
+
+
+def test_borders_of_buckets_have_as_many_digits_as_tell_them_apart() -> None:
+    rows, labels = similarity_buckets(
+        ["below", *"abc", "same item"], torch.tensor([0.12341, 0.12342, 0.5])
+    )
+
+    assert rows == [0, 1, 2, 3, 4]
+    names = ["below 0.12341", "0.12341 to 0.12342", "0.12342 to 0.5", "above 0.5", "same item"]
+    assert labels == names
+    codes = [*(f"{number} shared codes" for number in range(3)), "same item"]
+    assert similarity_buckets(codes, torch.tensor([0.5, 1.5])).labels == codes
+    assert neighbor_buckets(4, torch.zeros(3)).rows == [0, 3]
+    assert neighbor_buckets(3, None).labels == ["1, least alike", "2", "3, most alike"]
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,15 @@ from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset, load_texts
 from bbqrec.evaluation import Evaluation
 from bbqrec.recommender import AGE_LABELS
+from bbqrec.report.buckets import neighbor_buckets, similarity_buckets
 from bbqrec.report.codes import show_levels
-from bbqrec.report.curves import heat_table, training_charts
+from bbqrec.report.curves import HeatTable, heat_table, training_charts
 from bbqrec.report.metrics import headline, metric_tables, overall_panels, slice_panels
 from bbqrec.storage import read_json, read_tensors
 
-BORDERS = "catalog.neighbor_edges."  # of likeness, as logarithms, among the weights of a model
+# Borders of buckets of likeness, among the weights of a model.
+SIMILARITY_EDGES = "catalog.edges."
+NEIGHBOR_EDGES = "catalog.neighbor_edges."
 
 
 def measured(run: RunFolder) -> dict[str, Any]:
@@ -61,34 +64,35 @@ def learned(run: RunFolder) -> dict[str, Any]:
     # Where nothing was learned, nobody in training had an item that long ago.
     repeats = {age: value for age, value in model["repeat_bias"].items() if value}
     neighbors = read_tensors(folder / "neighbors.safetensors")
-    borders = read_tensors(folder / "model.safetensors", prefix=BORDERS) if neighbors else {}
+    weights = folder / "model.safetensors"
+    edges = read_tensors(weights, prefix=SIMILARITY_EDGES)
+    edges |= read_tensors(weights, prefix=NEIGHBOR_EDGES)
     return {
         "charts": training_charts(read_json(folder / "log.json"), best_epoch),
         "best_epoch": best_epoch + 1,
-        "heat_tables": [heat_table(name, tables[name], labels[name]) for name in sorted(tables)],
+        "heat_tables": [
+            _similarity(name, tables[name], labels[name], edges[SIMILARITY_EDGES + name])
+            for name in sorted(tables)
+        ],
         "repeats": repeats
         and heat_table("repeats", torch.tensor(list(repeats.values()))[:, None], list(repeats)),
-        "neighbors": [
-            heat_table(name, _learned_ages(table).T, _likeness(borders, name, table.shape[1]))
-            for name, table in neighbors.items()
-        ],
+        "neighbors": [_neighbors(name, table, edges) for name, table in neighbors.items()],
         "ages": AGE_LABELS,
     }
+
+
+def _similarity(name: str, table: Tensor, labels: list[str], edges: Tensor) -> HeatTable:
+    rows, shown = similarity_buckets(labels, edges)
+    return heat_table(name, table[rows], shown)
+
+
+def _neighbors(name: str, table: Tensor, edges: dict[str, Tensor]) -> HeatTable:
+    modality, _, _ = name.partition(",")  # a table for unseen items has the same buckets
+    rows, shown = neighbor_buckets(table.shape[1], edges.get(NEIGHBOR_EDGES + modality))
+    return heat_table(name, _learned_ages(table).T[rows], shown)
 
 
 def _learned_ages(table: Tensor) -> Tensor:
     """Without the ages of which nothing was learned: no history is that long."""
     is_learned = table.any(1).nonzero()
     return table[: int(is_learned.max()) + 1 if len(is_learned) else 1]
-
-
-def _likeness(borders: dict[str, Tensor], name: str, num_buckets: int) -> list[str]:
-    """Buckets of likeness, between 0 and 1, by their borders; by their numbers for a model of
-    before these were kept."""
-    modality, _, _ = name.partition(",")  # a table for unseen items has the same buckets
-    edges = borders.get(BORDERS + modality)
-    if edges is None or len(edges) != num_buckets - 1:
-        labels = [str(number) for number in range(1, num_buckets + 1)]
-        return ["1, least alike", *labels[1:-1], f"{num_buckets}, most alike"]
-    shown = [f"{edge:.2g}" for edge in edges.exp().tolist()]
-    return [f"below {shown[0]}", *(f"from {edge}" for edge in shown)]
