@@ -397,6 +397,22 @@ def test_any_number_of_codes_makes_a_wall(num_codes: int, run: RunFolder) -> Non
     assert len(show_levels(ids)) == 2
 
 
+def test_one_item_is_a_group_only_where_there_are_no_others(run: RunFolder) -> None:
+    pictures = Pictures(run.folder("prepare"), run.dataset())
+    first = torch.tensor([0] * 6 + [1] * 4 + list(range(2, 42)))
+    second = torch.tensor([0, 0, 0, 1, 2, 3] + [0, 1, 2, 3] + [0] * 40)
+    some = SemanticIds(torch.stack([first, second], 1), (64, 64))
+    none = SemanticIds(torch.stack([torch.arange(50), second], 1), (64, 64))
+
+    opened, single = show_wall(some, ["lamp"] * 50, pictures)
+    alone = show_wall(none, ["lamp"] * 50, pictures)
+
+    assert [(group.prefix, group.size) for group in opened.inner] == [((0, 0), 3)]
+    assert opened.num_hidden == 3
+    assert [group.size for group in single.inner] == [1] * 4
+    assert len(alone) == 10
+
+
 @pytest.mark.parametrize("losses", [[3.0], [5.0, 5.0, 5.0], [1e-7, 3e-7, 2e-7], [-4.0, 900.0]])
 def test_a_curve_stays_within_its_axis(losses: list[float]) -> None:
     log = [{"epoch": epoch, "loss": loss, "step": 9} for epoch, loss in enumerate(losses)]

@@ -54,11 +54,13 @@ class Step(NamedTuple):
 def show_wall(ids: SemanticIds, texts: list[str], pictures: Pictures) -> list[Group]:
     """The largest first-level codes and a sample of the others, the first ones opened up.
 
+    One item is no group: codes of a single item are shown only where there are no others.
+
     `texts` say what each item is, in item order.
     """
     words = TellingWords(texts)
     first = ids.codes[:, 0]
-    largest_first = _largest_first(first)
+    largest_first = _shared(first)
     rest = largest_first[NUM_LARGEST:]
     shown = largest_first[:NUM_LARGEST] + rest[:: max(1, -(-len(rest) // NUM_SAMPLED))]
     groups = []
@@ -72,7 +74,7 @@ def show_wall(ids: SemanticIds, texts: list[str], pictures: Pictures) -> list[Gr
 
 def _open(ids: SemanticIds, group: Group, words: TellingWords, pictures: Pictures) -> Group:
     """The group with its largest second-level groups, which do not repeat its words."""
-    second = _largest_first(ids.codes[ids.codes[:, 0] == group.prefix[0], 1])
+    second = ids.codes[ids.codes[:, 0] == group.prefix[0], 1]
     inner = [
         _group(
             ids,
@@ -82,9 +84,9 @@ def _open(ids: SemanticIds, group: Group, words: TellingWords, pictures: Picture
             number=NUM_PICTURES_OPENED,
             without=group.words,
         )
-        for code in second[:NUM_PREFIXES]
+        for code in _shared(second)[:NUM_PREFIXES]
     ]
-    return group._replace(inner=inner, num_hidden=len(second) - len(inner))
+    return group._replace(inner=inner, num_hidden=len(set(second.tolist())) - len(inner))
 
 
 def _group(
@@ -145,9 +147,12 @@ def show_levels(ids: SemanticIds) -> list[Level]:
     return levels
 
 
-def _largest_first(codes: Int[Tensor, " item"]) -> list[int]:
+def _shared(codes: Int[Tensor, " item"]) -> list[int]:
+    """Codes that several items have, or all if there are none; those of most items first."""
     used, counts = np.unique(codes.numpy(), return_counts=True)
-    return [int(code) for code in used[np.argsort(-counts, kind="stable")]]
+    order = np.argsort(-counts, kind="stable")
+    num_shared = int((counts > 1).sum()) or len(used)
+    return [int(code) for code in used[order[:num_shared]]]
 
 
 def _sorted(ids: SemanticIds, items: Int[Tensor, " member"]) -> Int[Tensor, " member"]:
