@@ -21,9 +21,10 @@ from bbqrec.source import source_to_prepare
 from bbqrec.stage_keys import keep_version, kept_stages
 from bbqrec.stages import check_size
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
-from bbqrec.training.loop import LoopConfig, Recipe, num_epochs, num_steps, seconds_per_step
+from bbqrec.training.loop import Recipe, num_epochs, num_steps, seconds_per_step
 from bbqrec.training.memory import peak_memory_bytes
 from bbqrec.training.recommender import make_recipe
+from bbqrec.training.schedule import LoopConfig
 from bbqrec.update import News, read_news, settings_of, updatable
 
 LOCAL_DIMS = {"lexical": 256, "visual": 128}

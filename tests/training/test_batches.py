@@ -16,7 +16,8 @@ from bbqrec.decoding import RankingConfig
 from bbqrec.recommender import RecommenderConfig
 from bbqrec.training import recommender as recipes
 from bbqrec.training.batches import Batch, TrainingHistories
-from bbqrec.training.loop import LoopConfig, _State, _step
+from bbqrec.training.loop import _State, _step
+from bbqrec.training.schedule import LoopConfig
 from bbqrec.training.windows import cut_prefixes, cut_windows, length_sorted_batches
 
 CPU = torch.device("cpu")

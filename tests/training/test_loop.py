@@ -12,14 +12,8 @@ from torch import Tensor, nn
 
 from bbqrec import progress
 from bbqrec.errors import ConfigError, TrainingDivergedError
-from bbqrec.training.loop import (
-    USUAL_PATIENCE,
-    FitResult,
-    LoopConfig,
-    _schedule,
-    fit,
-    num_epochs,
-)
+from bbqrec.training.loop import FitResult, fit, num_epochs
+from bbqrec.training.schedule import USUAL_PATIENCE, LoopConfig, learning_rate_share
 
 CPU = torch.device("cpu")
 
@@ -260,7 +254,7 @@ def test_little_data_is_trained_for_more_epochs_unless_told_otherwise() -> None:
 
 
 def test_the_warm_up_never_fills_a_short_training() -> None:
-    rates = [_schedule(step, 20, LoopConfig()) for step in range(20)]
+    rates = [learning_rate_share(step, 20, LoopConfig()) for step in range(20)]
 
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[-1] < 0.15

@@ -1,5 +1,6 @@
 """The loop, checkpoints, and one recipe per thing that is trained."""
 
-from bbqrec.training.loop import FitResult, LoopConfig
+from bbqrec.training.loop import FitResult
+from bbqrec.training.schedule import LoopConfig
 
 __all__ = ["FitResult", "LoopConfig"]

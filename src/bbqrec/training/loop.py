@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from bbqrec.config import Config
 from bbqrec.errors import TrainingDivergedError
-from bbqrec.precision import Precision, autocast
+from bbqrec.precision import autocast
 from bbqrec.progress import Tracker, tracker
 from bbqrec.training.checkpoint import (
     Checkpointer,
@@ -30,41 +28,12 @@ from bbqrec.training.checkpoint import (
 )
 from bbqrec.training.interruption import interruption
 from bbqrec.training.memory import peak_memory_bytes
+from bbqrec.training.schedule import LoopConfig, learning_rate_share, patience_of, usual_epochs
 from bbqrec.training.tracking import curves
 
 logger = logging.getLogger(__name__)
 
 B = TypeVar("B")
-
-USUAL_EPOCHS, USUAL_STEPS = 10, 1500
-USUAL_PATIENCE = 20  # epochs; little data is soon known by heart
-
-
-class LoopConfig(Config):
-    """How long and how fast to train, whatever is trained."""
-
-    epochs: int | None = Field(None, ge=1)
-    """None: 10, or on little data as many as make 1,500 steps."""
-    learning_rate: float = Field(1e-3, gt=0)
-    """At its highest, after the warm-up."""
-    warmup_steps: int = Field(100, ge=0)
-    """At most a tenth of all steps."""
-    accumulate: int = Field(1, ge=1)
-    """Batches whose gradients are averaged into one step: as many times the batch in the memory of
-    one. Steps, not batches, are what the learning rate follows and `log_every` counts."""
-    final_learning_rate: float = Field(0.1, ge=0, le=1)
-    """Share of the learning rate that the cosine schedule ends at; 1 keeps it constant."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Longer gradients are shortened to it."""
-    patience: int | None = Field(None, ge=1)
-    """Stop after this many epochs without a better validation metric. None: 20 where `epochs` is
-    not set, else all are trained."""
-    log_every: int = Field(50, ge=1)
-    """Steps between two notes of the loss."""
-    checkpoint_every_s: float = Field(120.0, ge=0)
-    """Seconds between two checkpoints, from which an interrupted training goes on."""
-    precision: Precision = "auto"
-    """auto: bf16 autocast on a GPU and on a CPU that multiplies bf16 itself, else fp32."""
 
 
 @runtime_checkable
@@ -139,8 +108,7 @@ class _State:
 
 def num_epochs(recipe: Recipe[Any], config: LoopConfig) -> int:
     """`config.epochs`, or its default for as much data as `recipe` has."""
-    needed = math.ceil(USUAL_STEPS / max(1, num_steps(recipe, config, 0)))
-    return config.epochs or max(USUAL_EPOCHS, needed)
+    return config.epochs or usual_epochs(num_steps(recipe, config, 0))
 
 
 def num_steps(recipe: Recipe[Any], config: LoopConfig, epoch: int) -> int:
@@ -248,9 +216,7 @@ def _grouped(batches: Iterable[B], size: int) -> Iterator[list[B]]:
 
 
 def _is_exhausted(state: _State, config: LoopConfig) -> bool:
-    patience = config.patience
-    if patience is None and config.epochs is None:
-        patience = USUAL_PATIENCE
+    patience = patience_of(config)
     return (
         patience is not None
         and state.best_score > -math.inf
@@ -272,7 +238,7 @@ def _step(
     A checkpoint is never of in between: gradients are not part of it.
     """
     optimizer = recipe.optimizers["main"]
-    factor = _schedule(state.step, total, config)
+    factor = learning_rate_share(state.step, total, config)
     for group in optimizer.param_groups:
         group["lr"] = config.learning_rate * factor * group.get("lr_scale", 1.0)
     for batch in batches:
@@ -303,16 +269,6 @@ def _add(sums: dict[str, Tensor], values: dict[str, Tensor], share: float) -> No
     for name, value in values.items():
         before = sums.get(name, torch.zeros((), device=value.device))
         sums[name] = before + share * value.detach().float()
-
-
-def _schedule(step: int, total: int, config: LoopConfig) -> float:
-    """Linear warm-up, then a half cosine down to `final_learning_rate`."""
-    warmup = min(config.warmup_steps, total // 10)
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    low = config.final_learning_rate
-    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def _note(shown: Tracker, state: _State, sums: dict[str, Tensor], config: LoopConfig) -> None:

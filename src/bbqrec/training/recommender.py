@@ -32,7 +32,8 @@ from bbqrec.recommender import (
 )
 from bbqrec.training.batches import Batch, TrainingHistories
 from bbqrec.training.chunks import sum_in_chunks
-from bbqrec.training.loop import FitResult, LoopConfig, fit, num_epochs
+from bbqrec.training.loop import FitResult, fit, num_epochs
+from bbqrec.training.schedule import LoopConfig
 from bbqrec.training.windows import cut_prefixes, cut_windows, length_sorted_batches
 
 MAX_LOGITS = {"cpu": 2**24, "cuda": 2**29}  # held at once

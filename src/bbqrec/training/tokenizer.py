@@ -16,8 +16,9 @@ from bbqrec.storage import sha256_json
 from bbqrec.tokenizer import Assignment, TokenizerConfig, fit_rq_kmeans, health_table
 from bbqrec.training.behavior_bound import BehaviorBoundRecipe
 from bbqrec.training.letter import LetterRecipe
-from bbqrec.training.loop import LoopConfig, Recipe, fit
+from bbqrec.training.loop import Recipe, fit
 from bbqrec.training.rq_vae import RQVAERecipe
+from bbqrec.training.schedule import LoopConfig
 
 logger = logging.getLogger(__name__)
 
