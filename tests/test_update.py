@@ -22,12 +22,13 @@ from bbqrec.errors import ConfigError, CorruptArtifactError, StorageError
 from bbqrec.evaluation import EvaluationConfig, evaluate
 from bbqrec.lineage import finished_versions, lineage, use_version
 from bbqrec.new_items import ranker_before
+from bbqrec.news import News
 from bbqrec.pipeline import run_stages
 from bbqrec.recommend import Recommender
 from bbqrec.serving import EventStore, Options, PostedItem, Version
 from bbqrec.serving.store import read_collected
 from bbqrec.storage import read_json, read_tensors, sha256_file
-from bbqrec.update import News, update_run
+from bbqrec.update import update_run
 
 NUM_HELD_BACK = 5
 

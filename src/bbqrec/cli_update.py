@@ -76,8 +76,10 @@ def update(
     `-s update.epochs=10 -s prepare.columns.user_id=customer`
     """
     with session(quiet):
+        from bbqrec.news import News, run_config
+        from bbqrec.pipeline import choose_device
         from bbqrec.summary import update_summary
-        from bbqrec.update import News, choose_device, run_config, update_run
+        from bbqrec.update import update_run
 
         if data is None and events is None and withdrawn is None:
             raise ConfigError("say what is new with --data, --events or --withdrawn")

@@ -13,6 +13,7 @@ from rich.text import Text
 from bbqrec.bundle import RunFolder
 from bbqrec.data import Dataset, PrepareConfig, prepare
 from bbqrec.features import Features, default_encoders, standardize
+from bbqrec.news import News, read_news, settings_of, updatable
 from bbqrec.pipeline import STAGES
 from bbqrec.recommender import ItemTables
 from bbqrec.run_config import RunConfig
@@ -25,7 +26,6 @@ from bbqrec.training.loop import Recipe, num_epochs, num_steps, seconds_per_step
 from bbqrec.training.memory import peak_memory_bytes
 from bbqrec.training.recommender import make_recipe
 from bbqrec.training.schedule import LoopConfig
-from bbqrec.update import News, read_news, settings_of, updatable
 
 LOCAL_DIMS = {"lexical": 256, "visual": 128}
 PRETRAINED_DIM = 768

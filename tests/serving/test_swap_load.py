@@ -15,8 +15,9 @@ import pytest
 from bbqrec.bundle import RunFolder
 from bbqrec.data import Collected, Event
 from bbqrec.lineage import use_version
+from bbqrec.news import News
 from bbqrec.serving import Options, Version
-from bbqrec.update import News, update_run
+from bbqrec.update import update_run
 
 NUM_SWAPS = 20
 NUM_CLIENTS = 4

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from bbqrec.bundle import RunFolder
 from bbqrec.data import Collected
 from bbqrec.errors import NotFoundError
+from bbqrec.news import News
 from bbqrec.recommend import Recommender
 from bbqrec.serving import Options, PostedItem, Version
-from bbqrec.update import News, update_run
+from bbqrec.update import update_run
 
 POSTED = [f"posted {number}" for number in range(3)]
 
