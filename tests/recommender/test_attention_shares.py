@@ -156,7 +156,9 @@ def test_in_the_papers_form_the_decoder_attends_while_it_writes(
         normed = last.self_attention_norm(x)
         attention = last.self_attention
         key, value = (attention.split(m(normed)) for m in (attention.key, attention.value))
-        x = x + attention.output(attention.attend(attention.query(normed), key, value, own))
+        x = x + attention.output(
+            attention.attend(attention.split(attention.query(normed)), key, value, own)
+        )
         queries = heads_of(model, last.cross_attention.query, last.cross_attention_norm(x)[0])
         shares = torch.zeros(len(HISTORY) * levels + 1)
         for written in range(levels):

@@ -64,29 +64,30 @@ def test_search_steps_score_as_teacher_forcing_does(name: str) -> None:
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("change", ["loaded", "trained", "copied"])
-def test_a_search_reads_the_weights_as_they_are_now(change: str) -> None:
-    model = random_model(WRITING)
+@pytest.mark.parametrize("change", ["loaded", "assigned", "trained", "copied"])
+@pytest.mark.parametrize("name", FORMS)
+def test_a_search_reads_the_weights_as_they_are_now(name: str, change: str) -> None:
+    model = random_model(FORMS[name])
     index = PrefixIndex.build(random_tables().semantic_ids)
     before = search(model, index)
 
-    if change == "loaded":
+    if change in ("loaded", "assigned"):
         generator = torch.Generator().manual_seed(1)
         model.load_state_dict(
             {
                 name: x + 0.1 * torch.randn(x.shape, generator=generator)
-                if name.startswith("decoder.")
+                if x.is_floating_point() and name.startswith(("decoder.", "encoder.", "position"))
                 else x
                 for name, x in model.state_dict().items()
-            }
+            },
+            assign=change == "assigned",
         )
     else:
         model = copy.deepcopy(model) if change == "copied" else model
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
         model.train()
-        model.score_items(
-            HISTORIES, LENGTHS, torch.zeros(len(HISTORIES), 1).long()
-        ).sum().backward()
+        first = torch.zeros(len(HISTORIES), 1).long()
+        model.score_items(HISTORIES, LENGTHS, first).sum().backward()
         optimizer.step()
         model.eval()
 

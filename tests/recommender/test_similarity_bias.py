@@ -65,9 +65,9 @@ def test_both_forms_compute_their_formula() -> None:
     attention = random_model(ONE_PASS).encoder.layers[0].attention
     query, key, value = torch.randn(3, 2, 4, 16).unbind(0)
     added, gain = torch.randn(2, 2, 2, 4, 4).unbind(0)
-    seen = attention.split(key), attention.split(value)
+    seen = tuple(attention.split(x) for x in (query, key, value))
 
-    mixed = attention.attend(query, *seen, similarity_module.AttentionBias(added, gain))
+    mixed = attention.attend(*seen, similarity_module.AttentionBias(added, gain))
 
     def heads(x: torch.Tensor) -> torch.Tensor:
         return x.view(2, 4, 2, 8)
@@ -75,10 +75,8 @@ def test_both_forms_compute_their_formula() -> None:
     logits = torch.einsum("bqhd,bkhd->bhqk", heads(query), heads(key)) * gain + added
     expected = torch.einsum("bhqk,bkhd->bqhd", logits.softmax(-1), heads(value)).flatten(2)
     torch.testing.assert_close(mixed, expected)
-    ones = attention.attend(
-        query, *seen, similarity_module.AttentionBias(added, torch.ones_like(gain))
-    )
-    fused = attention.attend(query, *seen, similarity_module.AttentionBias(added))
+    ones = attention.attend(*seen, similarity_module.AttentionBias(added, torch.ones_like(gain)))
+    fused = attention.attend(*seen, similarity_module.AttentionBias(added))
     torch.testing.assert_close(ones, fused)
 
 

@@ -1,5 +1,7 @@
 """The best items of each user, found code by code among the items that exist."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -51,7 +53,7 @@ def beam_search(
     last = len(index.levels) - 1
     for depth, level in enumerate(index.levels):
         is_alive = scores != -torch.inf if is_static else None
-        below = level.below(nodes, is_alive)
+        below = level.below(nodes, is_alive) if depth else level.from_root(batch)
         first_code = (below.beam * log_probs.shape[2])[..., None]
         totals = log_probs.flatten(1).gather(1, (first_code + below.codes).flatten(1)).float()
         totals = totals.view(below.codes.shape)  # (batch, row, slot)
@@ -112,8 +114,8 @@ def _best(
         return torch.arange(width, device=scores.device).expand_as(scores)
     if not is_static:
         values, places = _highest(scores, width + 1)
-        lowest, next_best = values[:, -2], values[:, -1]
-        if not ((lowest == next_best) & (next_best > -torch.inf)).any():
+        around_the_last = values[:, -2:].tolist()  # of few numbers soonest in Python
+        if not any(lowest == next_best > -math.inf for lowest, next_best in around_the_last):
             return places[:, :-1]
     # `topk` breaks ties as it likes, so pack score and order into one integer: the bits of a
     # float32, with those of a negative number flipped, sort as the number does. NaN comes first,

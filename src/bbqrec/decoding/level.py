@@ -171,6 +171,14 @@ class Level:
             mask.masked_fill_((bits[..., None] >> slot) & 1 == 0, -torch.inf)
         return Windows(beam, first, num_places, codes.long(), mask)
 
+    def from_root(self, batch: int) -> Windows:
+        """`below` of a single node 0 for each of `batch` users."""
+        return Windows(*(part.expand(batch, *part.shape[1:]) for part in self._from_root))
+
+    @cached_property
+    def _from_root(self) -> Windows:
+        return self.below(torch.zeros((1, 1), dtype=torch.int64, device=self.first_edge.device))
+
     def _most_rows(self, num_nodes: int) -> int:
         """How many windows the widest nodes have together."""
         most = 0

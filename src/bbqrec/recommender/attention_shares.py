@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bbqrec.recommender.code_decoder import CodeDecoder, DecoderLayer
+from bbqrec.recommender.encoder import EncoderLayer
 from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.sequence_model import SequenceModel
-from bbqrec.recommender.transformer import Attention, AttentionBias, EncoderLayer, Layout
+from bbqrec.recommender.transformer import Attention, Layout
 
 
 class AttentionShares(NamedTuple):
@@ -46,13 +47,15 @@ def attention_shares(
     lengths = torch.tensor([items.shape[1]], device=items.device)
     layer = model.encoder.layers[-1]
     assert isinstance(layer, EncoderLayer)
-    with _watched(layer.attention) as seen, _bias_of(layer) as biases:
+    with _inputs_of(layer) as inputs:
         encoded = model.read(items, lengths)
-    query, key = (_by_head(x[0], layer.attention) for x in seen)  # (head, place, head_dim)
-    products = query @ key.transpose(-1, -2)  # (head, query or 1, place)
+    entries, _, bias, *_ = inputs  # every place is an entry
+    normed, attention = layer.attention_norm(entries), layer.attention
+    query, key = (_by_head(part(normed), attention) for part in (attention.query, attention.key))
+    products = query @ key.transpose(-1, -2)  # (head, query, place)
     if not isinstance(model, PaperRecommender):
         products = products[:, -1]  # (head, place)
-        bias = biases[0].of_query(lengths)
+        bias = bias.of_query(lengths)
         gain = 1.0 if bias.gain is None else bias.gain[0, :, 0]
         shares = (gain * products + bias.added[0, :, 0]).softmax(-1).mean(0)[1:]
         found = _likeness(model, items, products[:, 1:])
@@ -111,10 +114,11 @@ def _watched(attention: Attention) -> Iterator[_Seen]:
 
 
 @contextmanager
-def _bias_of(layer: nn.Module) -> Iterator[list[AttentionBias]]:
-    biases: list[AttentionBias] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: biases.append(inputs[2]))
+def _inputs_of(layer: nn.Module) -> Iterator[list[Any]]:
+    """Gets what the layer is called with."""
+    found: list[Any] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: found.extend(inputs))
     try:
-        yield biases
+        yield found
     finally:
         hook.remove()

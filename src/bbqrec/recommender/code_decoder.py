@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bbqrec.recommender.config import RecommenderConfig
+from bbqrec.recommender.fixed_maps import Kept
 from bbqrec.recommender.transformer import (
     NORM_EPSILON,
     Attention,
@@ -61,12 +62,14 @@ class DecoderLayer(nn.Module):
         normed = self.self_attention_norm(x)
         attention = self.self_attention
         keys, values = (attention.split(part(normed)) for part in (attention.key, attention.value))
-        mixed = attention.attend(attention.query(normed), keys, values, self_bias)
+        query = attention.split(attention.query(normed))
+        mixed = attention.attend(query, keys, values, self_bias)
         x = x + self.dropout(attention.output(mixed))
 
         attention = self.cross_attention
         query = layout.spread(attention.query(self.cross_attention_norm(x)))
-        mixed = attention.attend(query.flatten(1, 2), memory.keys, memory.values, memory_bias)
+        beams = attention.split(query.flatten(1, 2))
+        mixed = attention.attend(beams, memory.keys, memory.values, memory_bias)
         mixed = layout.collect(mixed.view(query.shape))
         x = x + self.dropout(attention.output(mixed))
         changed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
@@ -93,13 +96,7 @@ class CodeDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.dropout = Dropout(config.dropout)
-        self.prepared: dict[torch.dtype, object] = {}  # what `code_search` made of the weights
-
-    def train(self, mode: bool = True) -> "CodeDecoder":
-        """As `nn.Module.train`."""
-        if mode:  # a fused optimizer changes weights without a trace
-            self.prepared = {}
-        return super().train(mode)
+        self.kept = Kept()  # by `code_search`
 
     def forward(
         self,

@@ -8,20 +8,18 @@ per user.
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bbqrec.products import fixed, multiply_few
+from bbqrec.products import multiply_few
 from bbqrec.recommender.code_decoder import CodeDecoder, DecoderLayer, KeysValues, visible
 from bbqrec.recommender.code_embedding import CodeEmbedding
-from bbqrec.recommender.transformer import NORM_EPSILON, Attention
+from bbqrec.recommender.fixed_maps import CodeMaps, FeedForwardMaps, maps, normed
+from bbqrec.recommender.transformer import Attention
 from bbqrec.semantic_ids import PAD_TOKEN
 
-SPARE = 16  # columns
 
-
-class Maps(NamedTuple):
+class LayerMaps(NamedTuple):
     """The linear maps of one decoder layer, each with the gain of the norm before it.
 
     Args:
@@ -34,65 +32,27 @@ class Maps(NamedTuple):
     memory: Float[Tensor, "outputs dim"]
     query: Float[Tensor, "inner dim"]
     output: Float[Tensor, "dim inner"]
-    feed_forward: Float[Tensor, "hidden dim"]
-    feed_forward_output: Float[Tensor, "dim hidden"]
+    feed_forward: FeedForwardMaps
 
     @classmethod
-    def of(cls, layer: DecoderLayer, dtype: torch.dtype) -> "Maps":
-        """In `dtype` and in an order of their own, as copies."""
-
-        def maps(*weights: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-            return fixed(*((weight.detach() * gain).to(dtype) for weight in weights))
-
-        own, history, block = layer.self_attention, layer.cross_attention, layer.feed_forward
-        # Rows 4,096 bytes apart share their places in the processor's caches; zeros keep them off.
-        spare = SPARE if len(block.inner.weight) % 1024 == 0 else 0
-        gain = layer.self_attention_norm.weight.detach()
+    def of(cls, layer: DecoderLayer, dtype: torch.dtype) -> "LayerMaps":
+        own, history = layer.self_attention, layer.cross_attention
+        parts = own.query.weight, own.key.weight, own.value.weight
         return cls(
-            maps(own.query.weight, own.key.weight, own.value.weight, gain=gain),
-            maps(own.output.weight),
-            maps(history.key.weight, history.value.weight),
-            maps(history.query.weight, gain=layer.cross_attention_norm.weight.detach()),
-            maps(history.output.weight),
-            maps(
-                F.pad(block.inner.weight, (0, 0, 0, spare)),
-                gain=layer.feed_forward_norm.weight.detach(),
-            ),
-            maps(F.pad(block.output.weight, (0, spare))),
+            maps(*parts, dtype=dtype, gain=layer.self_attention_norm.weight),
+            maps(own.output.weight, dtype=dtype),
+            maps(history.key.weight, history.value.weight, dtype=dtype),
+            maps(history.query.weight, dtype=dtype, gain=layer.cross_attention_norm.weight),
+            maps(history.output.weight, dtype=dtype),
+            FeedForwardMaps.of(layer.feed_forward_norm, layer.feed_forward, dtype),
         )
 
 
-class Prepared(NamedTuple):
-    """What a search reads of the weights in place of them.
+class DecoderMaps(NamedTuple):
+    """What a search reads of the weights in place of them."""
 
-    Args:
-        scores: to the logits of all tokens, or of each level's codes, in full precision.
-        made_of: weights and their addresses and versions, by which a change shows.
-    """
-
-    layers: list[Maps]
-    scores: list[Float[Tensor, "token_or_code dim"]]
-    made_of: list[tuple[Tensor, int, int]]
-
-    @classmethod
-    def of(cls, decoder: CodeDecoder, embedding: CodeEmbedding, dtype: torch.dtype) -> "Prepared":
-        layers = [Maps.of(cast(DecoderLayer, layer), dtype) for layer in decoder.layers]
-        table = embedding.weight.detach().float()
-        table = table * (decoder.norm.weight.detach() * embedding.output_scale)
-        parts = [table]
-        if embedding.normalize == "level":
-            levels = zip(embedding.offsets, embedding.sizes, strict=True)
-            parts = [table[start : start + size] for start, size in levels]
-        weights: list[Tensor] = [*decoder.parameters(), embedding.weight]
-        made_of = [(weight, weight.data_ptr(), weight._version) for weight in weights]
-        return cls(layers, [fixed(part) for part in parts], made_of)
-
-    def is_current(self) -> bool:
-        """Whether the weights are still the same; they are changed in place, never replaced."""
-        return all(
-            weight.data_ptr() == address and weight._version == version
-            for weight, address, version in self.made_of
-        )
+    layers: list[LayerMaps]
+    codes: CodeMaps
 
 
 class DecoderSession:
@@ -112,17 +72,15 @@ class DecoderSession:
     ) -> None:
         self._decoder, self._embedding = decoder, embedding
         self._layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
-        prepared = _prepare(decoder, embedding, places.device)
-        self._maps, self._scores = prepared.layers, prepared.scores
+        self._maps, self._codes = _maps(decoder, embedding)
         self._memory = [
-            _remember(places, maps.memory, layer.cross_attention)
-            for layer, maps in zip(self._layers, self._maps, strict=True)
+            _remember(places, layer_maps.memory, layer.cross_attention)
+            for layer, layer_maps in zip(self._layers, self._maps, strict=True)
         ]
         self._memory_bias = visible(places, last_place[:, None], 1)
         # (level, level, 1, head), so that a level's row is next to those of all heads.
         bias = decoder.position_bias(len(embedding.sizes))[0]
         self._own_bias = bias.permute(1, 2, 0)[:, :, None].contiguous()
-        self._epsilon = bias.new_tensor(NORM_EPSILON)
         self._batch = len(places)
         # Of every layer the keys and values of each beam and its ancestors: (level, row, 2 inner).
         self._past: list[Tensor] = []
@@ -151,38 +109,16 @@ class DecoderSession:
         self.level += 1
         x = self._embedding(tokens.flatten())
         with torch.autocast(x.device.type, enabled=False):  # the maps say what is rounded
-            for number, (layer, maps) in enumerate(zip(self._layers, self._maps, strict=True)):
-                own = multiply_few(self._normed(x, maps.own), maps.own)
-                x.add_(multiply_few(self._look_back(own, number, rows), maps.own_output))
-                query = multiply_few(self._normed(x, maps.query), maps.query)
+            for number, (layer, each) in enumerate(zip(self._layers, self._maps, strict=True)):
+                own = multiply_few(normed(x, each.own.dtype), each.own)
+                x.add_(multiply_few(self._look_back(own, number, rows), each.own_output))
+                query = multiply_few(normed(x, each.query.dtype), each.query)
                 attention, memory = layer.cross_attention, self._memory[number]
-                beams = query.view(*tokens.shape, -1)
+                beams = attention.split(query.view(*tokens.shape, -1))
                 mixed = attention.attend(beams, memory.keys, memory.values, self._memory_bias)
-                x.add_(multiply_few(mixed.flatten(0, 1), maps.output))
-                inner = multiply_few(self._normed(x, maps.feed_forward), maps.feed_forward)
-                x.add_(multiply_few(inner.relu_(), maps.feed_forward_output))
-            return self._log_probabilities(x).view(*tokens.shape, -1)
-
-    def _log_probabilities(self, x: Float[Tensor, "row dim"]) -> Float[Tensor, "row code"]:
-        """As `CodeEmbedding.log_probabilities`."""
-        is_of_level = self._embedding.normalize == "level"
-        scores = self._scores[self.level if is_of_level else 0]
-        found = multiply_few(self._normed(x, scores), scores).log_softmax(-1)
-        if is_of_level:
-            return found
-        start, size = self._embedding.offsets[self.level], self._embedding.sizes[self.level]
-        return found[:, start : start + size]
-
-    def _normed(
-        self, x: Float[Tensor, "row dim"], weight: Float[Tensor, "_ dim"]
-    ) -> Float[Tensor, "row dim"]:
-        """As T5's norm, but for its gain, in the type of `weight`.
-
-        For so few rows `torch.rms_norm`, seven operations on a CPU, takes twice as long.
-        """
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = torch.addcmul(self._epsilon, norm, norm, value=1 / x.shape[1]).rsqrt_()
-        return (x * scale).to(weight.dtype)
+                x.add_(multiply_few(mixed.flatten(0, 1), each.output))
+                x.add_(each.feed_forward.few(normed(x, each.query.dtype)))
+            return self._codes.log_probabilities(x, self.level).view(*tokens.shape, -1)
 
     def _look_back(
         self, own: Float[Tensor, "row outputs"], number: int, rows: Int[Tensor, " row"] | None
@@ -238,12 +174,9 @@ def _remember(
     return KeysValues(keys, values)
 
 
-def _prepare(decoder: CodeDecoder, embedding: CodeEmbedding, device: torch.device) -> Prepared:
-    """For the precision that `torch.autocast` says, made anew where the weights changed."""
-    dtype = embedding.weight.dtype
-    if torch.is_autocast_enabled(device.type):
-        dtype = torch.get_autocast_dtype(device.type)
-    found = decoder.prepared.get(dtype)
-    if not (isinstance(found, Prepared) and found.is_current()):
-        found = decoder.prepared[dtype] = Prepared.of(decoder, embedding, dtype)
-    return found
+def _maps(decoder: CodeDecoder, embedding: CodeEmbedding) -> DecoderMaps:
+    def make(dtype: torch.dtype) -> DecoderMaps:
+        layers = [LayerMaps.of(cast(DecoderLayer, layer), dtype) for layer in decoder.layers]
+        return DecoderMaps(layers, CodeMaps.of(decoder.norm, embedding))
+
+    return decoder.kept.get([*decoder.parameters(), embedding.weight], make)

@@ -1,11 +1,14 @@
 """Codes from a small network per level instead of a decoder that looks at the history again."""
 
+from typing import NamedTuple, cast
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bbqrec.recommender.code_embedding import CodeEmbedding
 from bbqrec.recommender.config import RecommenderConfig
+from bbqrec.recommender.fixed_maps import CodeMaps, FeedForwardMaps, Kept, normed
 from bbqrec.recommender.transformer import NORM_EPSILON, Dropout, FeedForward, Layout
 from bbqrec.semantic_ids import PAD_TOKEN
 
@@ -21,6 +24,7 @@ class LightDecoder(nn.Module):
         self.input_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.dropout = Dropout(config.dropout)
+        self.kept = Kept()  # by `LightSession`
 
     def forward(
         self,
@@ -49,6 +53,13 @@ def state_at(
     return places.gather(1, last_place[:, :, None].expand(-1, -1, places.shape[2]))
 
 
+class LightMaps(NamedTuple):
+    """What a search reads of the weights in place of them."""
+
+    levels: list[FeedForwardMaps]
+    codes: CodeMaps
+
+
 class LightSession:
     """A search in progress, as `DecoderSession`: a beam is only a sum of vectors."""
 
@@ -59,7 +70,8 @@ class LightSession:
         places: Float[Tensor, "batch place dim"],
         last_place: Int[Tensor, " batch"],
     ) -> None:
-        self._decoder, self._embedding = decoder, embedding
+        self._embedding = embedding
+        self._maps = _maps(decoder, embedding)
         self._prefix = state_at(places, last_place[:, None])  # (batch, beam, dim)
         self.level = -1
 
@@ -76,8 +88,21 @@ class LightSession:
         tokens = codes + self._embedding.offsets[self.level]
         return self._step(state_at(self._prefix, parents) + self._embedding(tokens))
 
+    @torch.no_grad()
     def _step(self, prefix: Float[Tensor, "batch beam dim"]) -> Float[Tensor, "batch beam code"]:
         self._prefix = prefix
         self.level += 1
-        hidden = self._decoder.step(prefix, self.level)
-        return self._embedding.log_probabilities(hidden, self.level)
+        rows, block = prefix.flatten(0, 1), self._maps.levels[self.level]
+        with torch.autocast(rows.device.type, enabled=False):  # the maps say what is rounded
+            rows = rows + block.few(normed(rows, block.inner.dtype))
+            found = self._maps.codes.log_probabilities(rows, self.level)
+        return found.view(*prefix.shape[:2], -1)
+
+
+def _maps(decoder: LightDecoder, embedding: CodeEmbedding) -> LightMaps:
+    def make(dtype: torch.dtype) -> LightMaps:
+        blocks = (cast(FeedForward, block) for block in decoder.levels)
+        levels = [FeedForwardMaps.of(decoder.input_norm, block, dtype) for block in blocks]
+        return LightMaps(levels, CodeMaps.of(decoder.norm, embedding))
+
+    return decoder.kept.get([*decoder.parameters(), embedding.weight], make)

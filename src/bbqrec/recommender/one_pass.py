@@ -19,6 +19,7 @@ from bbqrec.recommender.code_decoder import CodeDecoder
 from bbqrec.recommender.code_search import DecoderSession
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.dense_score import Evidence, dense_logits
+from bbqrec.recommender.fixed_maps import Kept, is_reading
 from bbqrec.recommender.item_vectors import ItemVectors, unit
 from bbqrec.recommender.light_decoder import LightDecoder, LightSession
 from bbqrec.recommender.neighbor_bias import num_age_buckets, recent_items
@@ -31,7 +32,7 @@ from bbqrec.recommender.repeat_bias import (
 )
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
 from bbqrec.recommender.tables import BEHAVIOR, ItemTables
-from bbqrec.recommender.transformer import AttentionBias, Layout, hide
+from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
 from bbqrec.recommender.tree_decoder import Compared, Factors, TreeDecoder, TreeSession
 
 MAX_HAD = 50  # latest items of a history that a walk down the tree knows as such
@@ -83,6 +84,7 @@ class OnePassRecommender(SequenceModel):
         cells = (num_age_buckets(self.num_recent), config.neighbors.num_buckets)
         shape = (len(tables.neighbors), 2 if self.item_dropout else 1, *cells)
         self.neighbor_bias = nn.Parameter(torch.zeros(shape)) if tables.neighbors else None
+        self.kept = Kept()
         self._remembered: tuple[object, Tensor, list[Tensor]] | None = None
         log_temperature = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
@@ -358,9 +360,21 @@ class OnePassRecommender(SequenceModel):
         return layout.spread(encoded) if only is None else encoded
 
     def _bias(self, items: Int[Tensor, "batch place"]) -> AttentionBias:
-        place = torch.arange(items.shape[1], device=items.device)
-        is_past = place <= place[:, None]
-        added = self.position_bias(items.shape[1]) + hide(is_past, self.start)
+        length = items.shape[1]
+        if is_reading(self) and length <= self.max_history + 1:
+            # It depends on the distance alone, so that of fewer places is a part of it.
+            longest = self.max_history + 1
+            parts = [self.position_bias.table, self.start]
+            every = self.kept.get(parts, lambda _: self._place_bias(longest))
+            added = every[:, :, :length, :length]
+        else:
+            added = self._place_bias(length)
         if self.similarity is None:
             return AttentionBias(added)
         return self.similarity.applied(added, items, self.catalog)
+
+    def _place_bias(self, length: Count) -> Float[Tensor, "1 head place place"]:
+        """Of the places' distance; minus infinity towards places that come later."""
+        place = torch.arange(length, device=self.start.device)  # type: ignore[arg-type]
+        bias: Tensor = self.position_bias(length)
+        return bias + hide(place <= place[:, None], self.start)

@@ -11,10 +11,11 @@ from bbqrec.recommender.code_decoder import CodeDecoder
 from bbqrec.recommender.code_embedding import CodeEmbedding
 from bbqrec.recommender.code_search import DecoderSession
 from bbqrec.recommender.config import RecommenderConfig
+from bbqrec.recommender.encoder import Encoder
 from bbqrec.recommender.light_decoder import LightDecoder, LightSession
 from bbqrec.recommender.similarity import SimilarityBias
 from bbqrec.recommender.tables import Catalog, ItemTables
-from bbqrec.recommender.transformer import Encoder, Layout, RelativePositionBias
+from bbqrec.recommender.transformer import Layout, RelativePositionBias
 from bbqrec.recommender.tree_decoder import TreeDecoder, TreeSession
 
 

@@ -183,15 +183,20 @@ class Attention(nn.Module):
         """A view of each head's part."""
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
+    def split_parts(
+        self, x: Float[Tensor, "batch place inners"], parts: int
+    ) -> Float[Tensor, "part batch head place head_dim"]:
+        """The same for the outputs of several maps side by side."""
+        return x.view(*x.shape[:2], parts, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+
     def attend(
         self,
-        query: Float[Tensor, "batch query inner"],
+        q: Float[Tensor, "batch head query head_dim"],
         k: Float[Tensor, "batch head key head_dim"],
         v: Float[Tensor, "batch head key head_dim"],
         bias: AttentionBias,
     ) -> Float[Tensor, "batch query inner"]:
-        """Mix `v` by softmax(gain * query . k + added), head by head."""
-        q = self.split(query)
+        """Mix `v` by softmax(gain * q . k + added), head by head."""
         added = bias.added.to(q.dtype)
         dropout = self.dropout.probability if self.training else 0.0
         # The fused kernel only adds; on a CPU it drops nothing out and is slow but in fp32.
@@ -219,72 +224,3 @@ class FeedForward(nn.Module):
     def forward(self, x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
         hidden: Tensor = self.output(self.dropout(self.inner(x).relu_()))
         return hidden
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention among the places of a row, then a feed-forward block."""
-
-    def __init__(self, config: RecommenderConfig) -> None:
-        super().__init__()
-        self.attention_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
-        self.attention = Attention(config, num_layers=config.num_encoder_layers)
-        self.feed_forward_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
-        self.feed_forward = FeedForward(config, num_layers=config.num_encoder_layers)
-        self.dropout = Dropout(config.dropout)
-
-    def forward(
-        self,
-        x: Float[Tensor, "entry dim"],
-        layout: Layout,
-        bias: AttentionBias,
-        only: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "entry_or_batch dim"]:
-        """The output at every place, or at `only` this place of each row."""
-        normed = self.attention_norm(x)
-        attention = self.attention
-        key, value = (
-            attention.split(layout.spread(part(normed)))
-            for part in (attention.key, attention.value)
-        )
-        if only is None:
-            query = layout.spread(attention.query(normed))
-            mixed = layout.collect(attention.attend(query, key, value, bias))
-        else:
-            query = attention.query(layout.at(normed, only))[:, None]
-            mixed = attention.attend(query, key, value, bias.of_query(only))[:, 0]
-            x = layout.at(x, only)
-        x = x + self.dropout(attention.output(mixed))
-        changed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        return x + changed
-
-
-class Encoder(nn.Module):
-    """A stack of encoder layers over the used places of padded rows.
-
-    T5 drops out its output as well (`drops_output`); where cosines are read from it, that is
-    noise on every logit.
-    """
-
-    def __init__(self, config: RecommenderConfig, *, drops_output: bool) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
-        self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
-        self.dropout = Dropout(config.dropout)
-        self.output_dropout = Dropout(config.dropout if drops_output else 0.0)
-
-    def forward(
-        self,
-        x: Float[Tensor, "entry dim"],
-        layout: Layout,
-        bias: AttentionBias,
-        only: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "entry_or_batch dim"]:
-        """The output at every place, or at `only` this place of each row: what nobody reads is
-        not computed in the last layer."""
-        x = self.dropout(x)
-        *inner, last = self.layers
-        for layer in inner:
-            x = layer(x, layout, bias)
-        x = last(x, layout, bias, only)
-        encoded: Tensor = self.output_dropout(self.norm(x))
-        return encoded

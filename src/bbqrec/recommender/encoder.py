@@ -1,0 +1,140 @@
+"""T5's encoder: attention among a row's places and feed-forward blocks, layer by layer."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from bbqrec.products import linear
+from bbqrec.recommender.config import RecommenderConfig
+from bbqrec.recommender.fixed_maps import FeedForwardMaps, Kept, is_reading, maps, normed
+from bbqrec.recommender.transformer import (
+    NORM_EPSILON,
+    Attention,
+    AttentionBias,
+    Dropout,
+    FeedForward,
+    Layout,
+)
+
+
+class LayerMaps(NamedTuple):
+    """The linear maps of one layer, each with the gain of the norm before it.
+
+    Args:
+        attention: to queries, keys and values.
+    """
+
+    attention: Float[Tensor, "outputs dim"]
+    output: Float[Tensor, "dim inner"]
+    feed_forward: FeedForwardMaps
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention among the places of a row, then a feed-forward block."""
+
+    def __init__(self, config: RecommenderConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
+        self.attention = Attention(config, num_layers=config.num_encoder_layers)
+        self.feed_forward_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
+        self.feed_forward = FeedForward(config, num_layers=config.num_encoder_layers)
+        self.dropout = Dropout(config.dropout)
+        self.num_layers = config.num_encoder_layers
+        self.kept = Kept()
+
+    def forward(
+        self,
+        x: Float[Tensor, "entry dim"],
+        layout: Layout,
+        bias: AttentionBias,
+        only: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "entry_or_batch dim"]:
+        """The output at every place, or at `only` this place of each row."""
+        if is_reading(self):
+            return self._read(x, layout, bias, only)
+        normed = self.attention_norm(x)
+        attention = self.attention
+        key, value = (
+            attention.split(layout.spread(part(normed)))
+            for part in (attention.key, attention.value)
+        )
+        if only is None:
+            query = attention.split(layout.spread(attention.query(normed)))
+            mixed = layout.collect(attention.attend(query, key, value, bias))
+        else:
+            query = attention.split(attention.query(layout.at(normed, only))[:, None])
+            mixed = attention.attend(query, key, value, bias.of_query(only))[:, 0]
+            x = layout.at(x, only)
+        x = x + self.dropout(attention.output(mixed))
+        changed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return x + changed
+
+    def _read(
+        self,
+        x: Float[Tensor, "entry dim"],
+        layout: Layout,
+        bias: AttentionBias,
+        only: Int[Tensor, " batch"] | None,
+    ) -> Float[Tensor, "entry_or_batch dim"]:
+        """The same function outside training, in fewer and larger operations."""
+        own, output, feed_forward = self.kept.get(list(self.parameters()), self._maps)
+        attention, uses = self.attention, self.num_layers
+        inner = output.shape[1]
+        with torch.autocast(x.device.type, enabled=False):  # the maps say what is rounded
+            rows = normed(x, own.dtype)
+            if only is None:
+                every = layout.spread(linear(rows, own, uses=uses))
+                query, key, value = attention.split_parts(every, 3)
+            else:
+                query = linear(layout.at(rows, only), own[:inner], uses=uses)
+                query = query.view(len(query), attention.num_heads, 1, -1)
+                every = layout.spread(linear(rows, own[inner:], uses=uses))
+                key, value = attention.split_parts(every, 2)
+                x, bias = layout.at(x, only), bias.of_query(only)
+            mixed = attention.attend(query, key, value, bias)
+            mixed = layout.collect(mixed) if only is None else mixed[:, 0]
+            x = x + linear(mixed, output, uses=uses)
+            return x.add_(feed_forward(normed(x, own.dtype), uses=uses))
+
+    def _maps(self, dtype: torch.dtype) -> LayerMaps:
+        attention = self.attention
+        parts = (attention.query.weight, attention.key.weight, attention.value.weight)
+        return LayerMaps(
+            maps(*parts, dtype=dtype, gain=self.attention_norm.weight),
+            maps(attention.output.weight, dtype=dtype),
+            FeedForwardMaps.of(self.feed_forward_norm, self.feed_forward, dtype),
+        )
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers over the used places of padded rows.
+
+    T5 drops out its output as well (`drops_output`); where cosines are read from it, that is
+    noise on every logit.
+    """
+
+    def __init__(self, config: RecommenderConfig, *, drops_output: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
+        self.dropout = Dropout(config.dropout)
+        self.output_dropout = Dropout(config.dropout if drops_output else 0.0)
+
+    def forward(
+        self,
+        x: Float[Tensor, "entry dim"],
+        layout: Layout,
+        bias: AttentionBias,
+        only: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "entry_or_batch dim"]:
+        """The output at every place, or at `only` this place of each row: what nobody reads is
+        not computed in the last layer."""
+        x = self.dropout(x)
+        *inner, last = self.layers
+        for layer in inner:
+            x = layer(x, layout, bias)
+        x = last(x, layout, bias, only)
+        encoded: Tensor = self.output_dropout(self.norm(x))
+        return encoded
