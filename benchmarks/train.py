@@ -80,8 +80,8 @@ def code_loss(
 def check_equality(model: SequenceModel) -> None:
     """Log-probability of each position's target: in one pass, and of each prefix alone."""
     items, targets = batch(4)
+    output = model(items, targets)  # as it is trained, but for dropout
     with torch.inference_mode():
-        output = model(items, targets)
         scores = output.code_logits.log_softmax(-1)
         wanted = model.code_targets(output.targets)[..., None]
         found = scores.gather(-1, wanted).sum((1, 2)).view(targets.shape)

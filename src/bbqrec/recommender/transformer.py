@@ -159,8 +159,9 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return F.dropout(x, self.probability)
         draws = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        is_kept = draws.view(torch.uint8)[: x.numel()].view(x.shape) < num_kept
-        return x * (is_kept * (256 / num_kept)).to(x.dtype)
+        drawn = draws.view(torch.uint8)[: x.numel()].view(x.shape).to(x.dtype)
+        # -1 where a byte is below the bound, else 0: comparing and its booleans take twice as long.
+        return x * drawn.sub_(num_kept).clamp_(-1, 0).mul_(-256 / num_kept)
 
 
 class Attention(nn.Module):
