@@ -78,19 +78,23 @@ def top_items(
     allowed: Bool[Tensor, " item"] | None = None,
 ) -> Ranking:
     """Rank a full table of scores; ties break by item number, so results repeat exactly."""
-    scores = scores.clone()
+    if exclude_seen or allowed is not None:
+        scores = scores.clone()
     if exclude_seen:
         scores[histories.rows(), histories.items] = -torch.inf
     if allowed is not None:
         scores[:, ~allowed] = -torch.inf
     width = min(k, scores.shape[1])
-    # topk is fast but breaks ties arbitrarily: keep everything at least as good as the last
-    # one, lowest item numbers first, and let a stable sort by score settle the order.
-    values, kept = scores.topk(width, dim=1)
-    is_kept = scores >= values[:, -1:]
-    num_kept = int(is_kept.count_nonzero(dim=1).max()) if len(scores) else 0
-    if num_kept > width:
+    # topk is fast but breaks ties arbitrarily: where the best that is left out equals the last one,
+    # keep all that do, lowest item numbers first, and let a stable sort by score settle the order.
+    values, kept = scores.topk(min(width + 1, scores.shape[1]), dim=1)
+    last, next_best = values[:, width - 1], values[:, -1]
+    if kept.shape[1] > width and ((last == next_best) & (next_best > -torch.inf)).any():
+        is_kept = scores >= last[:, None]
+        num_kept = int(is_kept.count_nonzero(dim=1).max())
         kept = is_kept.to(torch.int8).topk(num_kept, dim=1).indices
+    else:
+        kept = kept[:, :width]
     kept = kept.sort(dim=1).values
     values, order = scores.gather(1, kept).sort(dim=1, descending=True, stable=True)
     values, items = values[:, :width], kept.gather(1, order[:, :width])

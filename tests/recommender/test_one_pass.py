@@ -300,3 +300,25 @@ def test_encoding_the_last_place_alone_equals_encoding_all(form: str) -> None:
 
     expected = model._encode(HISTORIES, None)[torch.arange(len(LENGTHS)), LENGTHS]
     torch.testing.assert_close(alone, expected)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("form", ["additive", "multiplicative"])
+@pytest.mark.parametrize("remembers_pairs", [True, False])
+def test_reading_for_one_answer_equals_training_at_all_places(
+    num_layers: int, form: str, remembers_pairs: bool
+) -> None:
+    similarity = SimilarityConfig(form=form, num_buckets=4)
+    model = random_model(
+        DEFAULT.model_copy(update={"num_encoder_layers": num_layers, "similarity": similarity})
+    )
+    assert model.similarity is not None
+    model.similarity.remember_pairs = remembers_pairs
+
+    expected = model.dense_scores(RAGGED)  # gradients flow: nothing is kept, all is computed
+    with torch.inference_mode():
+        found = [model.dense_scores(RAGGED) for _ in range(2)]
+
+    assert expected.requires_grad
+    torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(found[1], found[0])

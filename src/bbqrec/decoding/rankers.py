@@ -108,7 +108,6 @@ class DenseRanker:
 
         def search(batch: Histories, items: Tensor, lengths: Tensor) -> Ranking:
             scores = self.model.dense_scores(batch, new_item_boost=self.new_item_boost)
-            scores = _numbers(scores)
             return top_items(scores, batch, k, exclude_seen=exclude_seen, allowed=mask)
 
         return _rank_in_batches(self, search, histories, k, self.batch_size)
@@ -244,7 +243,8 @@ def _rank_in_batches(
     if len(batches) >= SHOW_PROGRESS_FROM:
         shown = track(batches, "ranking items")
     was_training = model.training
-    model.train(False)
+    if was_training:
+        model.train(False)
     try:
         with torch.inference_mode(), autocast(ranker.precision, ranker.device):
             for users in shown:
@@ -254,7 +254,8 @@ def _rank_in_batches(
                 # Looked at here, where the device has to be waited for in any case.
                 scores[users] = _numbers(found.scores.float().cpu())
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train(True)
     return Ranking(ranked, scores)
 
 

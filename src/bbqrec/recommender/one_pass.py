@@ -53,6 +53,14 @@ class OnePassOutput(NamedTuple):
     places: Int[Tensor, " entry"]
 
 
+class ItemRows(NamedTuple):
+    """A row for every item of the catalog, and for every prefix of their semantic IDs."""
+
+    vectors: Float[Tensor, "item dim"]
+    output: Float[Tensor, "item dim"]
+    prefixes: list[Float[Tensor, "_ dim"]]
+
+
 class OnePassRecommender(SequenceModel):
     """Causal item-level encoder, code decoder at every position, and a dense score."""
 
@@ -85,7 +93,7 @@ class OnePassRecommender(SequenceModel):
         shape = (len(tables.neighbors), 2 if self.item_dropout else 1, *cells)
         self.neighbor_bias = nn.Parameter(torch.zeros(shape)) if tables.neighbors else None
         self.kept = Kept()
-        self._remembered: tuple[object, Tensor, list[Tensor]] | None = None
+        self._remembered: tuple[object, ItemRows] | None = None
         log_temperature = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
 
@@ -144,9 +152,12 @@ class OnePassRecommender(SequenceModel):
 
         For the dot product the item vectors as they are.
         """
-        if self.is_cosine:
-            return self._item_directions(is_unseen) / self.log_temperature.exp()
-        return self.item_table(is_unseen)
+        if self._is_remembered(is_unseen):
+            return self._remember().output
+        return self._compared(self.item_table(is_unseen))
+
+    def _compared(self, vectors: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
+        return unit(vectors) / self.log_temperature.exp() if self.is_cosine else vectors
 
     def user_states(self, histories: Histories) -> Float[Tensor, "batch dim"]:
         """What `output_table` is compared with after each history; of it the latest are read."""
@@ -201,21 +212,13 @@ class OnePassRecommender(SequenceModel):
             self._remembered = None
         return super().train(mode)
 
-    def _item_directions(
-        self, is_unseen: Bool[Tensor, " item"] | None = None
-    ) -> Float[Tensor, "item dim"]:
-        """Unit vectors of all items; outside training they are remembered, for fast answers."""
-        if self._is_remembered(is_unseen):
-            return self._remember()[0]
-        return unit(self.item_table(is_unseen))
-
     def _prefix_vectors(
         self, decoder: TreeDecoder, is_unseen: Bool[Tensor, " item"] | None = None
     ) -> list[Float[Tensor, "_ dim"]]:
         """See `TreeDecoder.vectors`; remembered likewise."""
         if self._is_remembered(is_unseen):
-            return self._remember()[1]
-        return decoder.vectors(self._item_directions(is_unseen))
+            return self._remember().prefixes
+        return decoder.vectors(unit(self.item_table(is_unseen)))
 
     def _repeat_factors(
         self,
@@ -232,22 +235,23 @@ class OnePassRecommender(SequenceModel):
         return decoder.factors(compared, had, values.expand(had.shape))
 
     def _is_remembered(self, is_unseen: Bool[Tensor, " item"] | None) -> bool:
-        is_passing = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
-        return is_unseen is None and not is_passing
+        # What a graph is made of has rows in the place of item vectors: nothing is to be remembered.
+        has_parts = isinstance(self.item_vectors, ItemVectors)
+        return is_unseen is None and has_parts and is_reading(self)
 
-    def _remember(self) -> tuple[Tensor, list[Tensor]]:
-        """The directions of items and prefixes, computed anew where what makes them changed."""
+    def _remember(self) -> "ItemRows":
+        """Outside training made once, for fast answers, and anew where what makes it changed."""
         decoder = self.decoder if isinstance(self.decoder, TreeDecoder) else None
         # Loading weights changes versions; a fused optimizer does not, but it follows `train()`.
         parts: list[nn.Module] = [self.item_vectors, *([] if decoder is None else [decoder])]
-        sources = [self.code_embedding.weight, *self.catalog.buffers()]
+        sources = [self.code_embedding.weight, self.log_temperature, *self.catalog.buffers()]
         sources += [parameter for part in parts for parameter in part.parameters()]
         state = tuple((x.data_ptr(), x._version) for x in sources)
         if self._remembered is None or self._remembered[0] != state:
-            directions = unit(self.item_table())
-            prefixes = [] if decoder is None else decoder.vectors(directions)
-            self._remembered = state, directions, prefixes
-        return self._remembered[1:]
+            vectors = self.item_table()
+            prefixes = [] if decoder is None else decoder.vectors(unit(vectors))
+            self._remembered = state, ItemRows(vectors, self._compared(vectors), prefixes)
+        return self._remembered[1]
 
     def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]) -> Encoded:
         """Encode the histories; place p is the state after p items, or the last is the only one."""
@@ -353,13 +357,20 @@ class OnePassRecommender(SequenceModel):
         layout = Layout(F.pad(items >= 0, (1, 0), value=True), num_used)
         placed = F.pad(items, (1, 0), value=-1)
         item = layout.collect(placed)
-        vectors = self._vectors(item.clamp(min=0), is_unseen)
+        if self._is_remembered(is_unseen):
+            vectors = F.embedding(item.clamp(min=0), self._remember().vectors)
+        else:
+            vectors = self._vectors(item.clamp(min=0), is_unseen)
         vectors = torch.where((item < 0)[:, None], self.start, vectors)
         vectors = vectors * self.code_embedding.input_scale
-        encoded: Tensor = self.encoder(vectors, layout, self._bias(placed), only)
+        # A single layer asks for that place alone.
+        query = only if len(self.encoder.layers) == 1 else None
+        encoded: Tensor = self.encoder(vectors, layout, self._bias(placed, query), only)
         return layout.spread(encoded) if only is None else encoded
 
-    def _bias(self, items: Int[Tensor, "batch place"]) -> AttentionBias:
+    def _bias(
+        self, items: Int[Tensor, "batch place"], query: Int[Tensor, " batch"] | None = None
+    ) -> AttentionBias:
         length = items.shape[1]
         if is_reading(self) and length <= self.max_history + 1:
             # It depends on the distance alone, so that of fewer places is a part of it.
@@ -369,9 +380,12 @@ class OnePassRecommender(SequenceModel):
             added = every[:, :, :length, :length]
         else:
             added = self._place_bias(length)
+        bias = AttentionBias(added)
+        if query is not None:
+            bias = bias.of_query(query)
         if self.similarity is None:
-            return AttentionBias(added)
-        return self.similarity.applied(added, items, self.catalog)
+            return bias
+        return self.similarity.applied(bias.added, items, self.catalog, query=query)
 
     def _place_bias(self, length: Count) -> Float[Tensor, "1 head place place"]:
         """Of the places' distance; minus infinity towards places that come later."""

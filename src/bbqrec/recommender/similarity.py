@@ -52,8 +52,8 @@ class SimilarityBias(nn.Module):
         self.register_load_state_dict_post_hook(_forget_pairs)  # type: ignore[no-untyped-call]
 
     def forward(
-        self, buckets: Mapping[str, Int[Tensor, "batch place place"]]
-    ) -> Float[Tensor, "batch head place place"]:
+        self, buckets: Mapping[str, Int[Tensor, "batch query place"]]
+    ) -> Float[Tensor, "batch head query place"]:
         """The sum of all modalities' entries for the buckets that `buckets` found."""
         first, *rest = self.names
         total = F.embedding(buckets[first], self.tables[first])
@@ -63,14 +63,20 @@ class SimilarityBias(nn.Module):
 
     def applied(
         self,
-        added: Float[Tensor, "_ head place place"],
+        added: Float[Tensor, "_ head query place"],
         items: Int[Tensor, "batch slot"],
         catalog: Catalog,
         *,
         slot: Int[Tensor, " place"] | None = None,
+        query: Int[Tensor, " batch"] | None = None,
     ) -> AttentionBias:
-        """`added` with the likeness of `items` applied; `slot` says whose place each place is."""
-        bias = self(self.buckets(items, catalog))
+        """`added` with the likeness of `items` applied.
+
+        Args:
+            slot: whose place each place is.
+            query: as of `buckets`, and of `added`.
+        """
+        bias = self(self.buckets(items, catalog, query))
         if slot is not None:
             bias = bias.index_select(2, slot).index_select(3, slot)
         if self.is_multiplicative:
@@ -79,22 +85,31 @@ class SimilarityBias(nn.Module):
 
     @torch.no_grad()
     def buckets(
-        self, items: Int[Tensor, "batch place"], catalog: Catalog
-    ) -> dict[str, Int[Tensor, "batch place place"]]:
-        """Per modality the bucket of every pair of places; -1 in `items` is "not an item"."""
+        self,
+        items: Int[Tensor, "batch place"],
+        catalog: Catalog,
+        query: Int[Tensor, " batch"] | None = None,
+    ) -> dict[str, Int[Tensor, "batch query place"]]:
+        """Per modality the bucket of every pair of places; -1 in `items` is "not an item".
+
+        Args:
+            query: the one place of each row whose pairs are wanted; None for all places.
+        """
         is_item = items >= 0
         item = items.clamp(min=0)
-        left, right = item[:, :, None], item[:, None, :]
-        is_pair = is_item[:, :, None] & is_item[:, None, :]
+        asking = item if query is None else item.gather(1, query[:, None])
+        is_asking = is_item if query is None else is_item.gather(1, query[:, None])
+        is_pair = is_asking[:, :, None] & is_item[:, None, :]
         result = {}
         for name in self.names:
             # In full precision always: in half of it training would see other buckets.
             with torch.autocast(items.device.type, enabled=False):
                 if self.remember_pairs:
                     table = self._all_pairs(name, catalog)
-                    bucket = table.flatten()[left * catalog.num_items + right].long()
+                    pair = asking[:, :, None] * catalog.num_items + item[:, None, :]
+                    bucket = table.flatten()[pair].long()
                 else:
-                    bucket = _pair_buckets(item, item, name, catalog)
+                    bucket = _pair_buckets(asking, item, name, catalog)
             not_an_item = len(catalog.edges[name]) + 2
             result[name] = bucket.masked_fill(~is_pair, not_an_item)
         return result
@@ -143,7 +158,11 @@ def _pair_buckets(
         bucket = torch.bucketize(likeness, edges)
     else:
         a, b = sides(name)
-        cosine = catalog.similarity[a][left] @ catalog.similarity[b][right].transpose(-1, -2)
+        # As embeddings, since by their numbers rows are looked up two or three times as slowly.
+        rows = F.embedding(left, catalog.similarity[a])
+        is_same = a == b and left is right
+        columns = rows if is_same else F.embedding(right, catalog.similarity[b])
+        cosine = rows @ columns.transpose(-1, -2)
         bucket = torch.bucketize(cosine, edges)
         present = catalog.similarity_present
         is_known = present[a][left][:, :, None] & present[b][right][:, None, :]

@@ -74,7 +74,9 @@ class AttentionBias(NamedTuple):
     gain: Float[Tensor, "_ _ _ _"] | None = None
 
     def of_query(self, place: Int[Tensor, " batch"]) -> "AttentionBias":
-        """The bias of one query of each row alone."""
+        """The bias of one query of each row alone; it may be that already."""
+        if self.added.shape[2] == 1:
+            return self
         row = torch.arange(place.shape[0], device=place.device)
 
         def of(bias: Float[Tensor, "_ _ _ _"]) -> Float[Tensor, "batch _ 1 _"]:
