@@ -235,7 +235,7 @@ class OnePassRecommender(SequenceModel):
         return decoder.factors(compared, had, values.expand(had.shape))
 
     def _is_remembered(self, is_unseen: Bool[Tensor, " item"] | None) -> bool:
-        # What a graph is made of has rows in the place of item vectors: nothing is to be remembered.
+        # What a graph is made of has rows in the place of item vectors: nothing to remember.
         has_parts = isinstance(self.item_vectors, ItemVectors)
         return is_unseen is None and has_parts and is_reading(self)
 
