@@ -10,7 +10,7 @@ from bbqrec.data import Sequences
 from bbqrec.recommender import Neighbors, RecommenderConfig, find_neighbors
 from bbqrec.recommender.config import NeighborConfig
 from bbqrec.recommender.item_knn import ItemKnnConfig, count_pairs, similarities
-from bbqrec.recommender.neighbor_bias import add_neighbor_bias, num_age_buckets, recent_items
+from bbqrec.recommender.neighbor_bias import neighbor_gains, num_age_buckets, recent_items
 from bbqrec.recommender.neighbors import nearest_by_content, with_newcomers
 from bbqrec.recommender.tables import directions
 
@@ -80,7 +80,9 @@ def test_the_bias_is_a_sum_over_the_latest_items_and_their_neighbors() -> None:
     recent = torch.randint(-1, NUM_ITEMS, (9, FEW.num_recent), generator=generator)
     folds = torch.arange(9) % FEW.num_folds
 
-    added = add_neighbor_bias(torch.zeros(9, NUM_ITEMS), bias, recent, found, is_unseen, folds)
+    added = torch.zeros(9, NUM_ITEMS)
+    for items, gained in neighbor_gains(bias, recent, found, is_unseen, folds):
+        added.scatter_add_(1, items.flatten(1), gained.flatten(1))
 
     expected = torch.zeros(9, NUM_ITEMS)
     for kind, (name, neighbors) in enumerate(found.items()):

@@ -9,6 +9,7 @@ from bbqrec.recommender.content_knn import (
     fit_content_knn,
     tune_content_knn,
 )
+from bbqrec.recommender.dense_loss import dense_loss
 from bbqrec.recommender.dense_parts import DenseParts, dense_parts
 from bbqrec.recommender.dense_score import dense_logits
 from bbqrec.recommender.graphs import Graph, dense_tables, graphs
@@ -55,6 +56,7 @@ __all__ = [
     "catalog_from_weights",
     "count_neighbors",
     "dense_logits",
+    "dense_loss",
     "dense_parts",
     "dense_tables",
     "find_neighbors",

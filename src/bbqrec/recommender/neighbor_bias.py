@@ -72,17 +72,3 @@ def neighbor_gains(
             buckets = buckets.masked_fill(is_hidden, num_buckets - 1)
         cell = (is_new * (num_tables - 1) * num_ages + age_bucket) * num_buckets + buckets
         yield items.long(), table.flatten()[cell]
-
-
-def add_neighbor_bias(
-    logits: Float[Tensor, "entry item"],
-    bias: Float[Tensor, "kind table age_bucket bucket"],
-    recent: Int[Tensor, "entry age"],
-    neighbors: Mapping[str, Neighbors],
-    is_unseen: Bool[Tensor, " item"],
-    folds: Int[Tensor, " entry"] | None = None,
-) -> Float[Tensor, "entry item"]:
-    """Add to `logits`, in place, what `neighbor_gains` gives."""
-    for items, gained in neighbor_gains(bias, recent, neighbors, is_unseen, folds):
-        logits.scatter_add_(1, items.flatten(1), gained.flatten(1).to(logits.dtype))
-    return logits

@@ -27,7 +27,7 @@ from bbqrec.recommender import (
     RecommenderConfig,
     SequenceModel,
     build_recommender,
-    dense_logits,
+    dense_loss,
     similarity_edges,
 )
 from bbqrec.training.batches import Batch, TrainingHistories
@@ -36,7 +36,7 @@ from bbqrec.training.loop import FitResult, fit, num_epochs
 from bbqrec.training.schedule import LoopConfig
 from bbqrec.training.windows import cut_prefixes, cut_windows, length_sorted_batches
 
-MAX_LOGITS = {"cpu": 2**24, "cuda": 2**29}  # held at once
+MAX_LOGITS = {"cpu": 2**23, "cuda": 2**29}  # held at once
 
 
 class TrainingConfig(LoopConfig):
@@ -189,7 +189,7 @@ class RecommenderRecipe:
         self._max_history = config.max_history
         self._sequences = dataset.train
         self._histories = TrainingHistories(dataset.train, device)
-        self._unseen = tables.is_unseen.nonzero().squeeze(1).to(device)
+        self._is_unseen = tables.is_unseen.to(device)
         self._seen = (~tables.is_unseen).nonzero().squeeze(1).to(device)
         self._num_folds = config.neighbors.num_folds
         self._neighbors = {
@@ -279,10 +279,11 @@ class RecommenderRecipe:
             evidence = evidence._replace(
                 is_unseen=is_unseen, folds=user % self._num_folds, neighbors=self._neighbors
             )
-            logits = dense_logits(states, table, dict(zip(biases, values, strict=True)), evidence)
+            tables = dict(zip(biases, values, strict=True))
             # Never push down what training is not allowed to know.
-            logits[:, self._unseen] = -torch.inf
-            return F.cross_entropy(logits, targets[entries], reduction="sum")
+            return dense_loss(
+                states, table, tables, evidence, targets[entries], without=self._is_unseen
+            )
 
         size = max(1, MAX_LOGITS[targets.device.type] // len(table))
         total = sum_in_chunks(loss, output.user_states, table, *biases.values(), size=size)
