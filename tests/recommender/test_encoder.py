@@ -54,11 +54,11 @@ def test_the_norm_is_that_of_torch(scale: float) -> None:
 
 
 def test_what_is_kept_is_made_once_for_the_same_weights_and_precision() -> None:
-    weight, made = torch.nn.Parameter(torch.ones(2)), []
-    kept = Kept()
+    part, made = torch.nn.RMSNorm(2), []
+    weight, kept = part.weight, Kept()
 
     def get() -> torch.Tensor:
-        return kept.get([weight], lambda dtype: made.append(dtype) or weight.detach().to(dtype))
+        return kept.get([part], lambda dtype: made.append(dtype) or weight.detach().to(dtype))
 
     get(), get()
     with torch.autocast("cpu", dtype=torch.bfloat16):

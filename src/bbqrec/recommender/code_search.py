@@ -179,4 +179,4 @@ def _maps(decoder: CodeDecoder, embedding: CodeEmbedding) -> DecoderMaps:
         layers = [LayerMaps.of(cast(DecoderLayer, layer), dtype) for layer in decoder.layers]
         return DecoderMaps(layers, CodeMaps.of(decoder.norm, embedding))
 
-    return decoder.kept.get([*decoder.parameters(), embedding.weight], make)
+    return decoder.kept.get([decoder, embedding], make)

@@ -79,7 +79,7 @@ class EncoderLayer(nn.Module):
         only: Int[Tensor, " batch"] | None,
     ) -> Float[Tensor, "entry_or_batch dim"]:
         """The same function outside training, in fewer and larger operations."""
-        own, output, feed_forward = self.kept.get(list(self.parameters()), self._maps)
+        own, output, feed_forward = self.kept.get([self], self._maps)
         attention, uses = self.attention, self.num_layers
         inner = output.shape[1]
         with torch.autocast(x.device.type, enabled=False):  # the maps say what is rounded

@@ -5,7 +5,7 @@ or the rounding of a weight. So maps of the same rows become one, each with the 
 before it, in the precision of the products; they are made anew where the weights changed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple, TypeVar
 
@@ -23,27 +23,50 @@ SPARE = 16  # columns
 Made = TypeVar("Made")
 
 
+class _Weight(NamedTuple):
+    """A weight as it was when it was read, and where its module has it now."""
+
+    among: Mapping[str, Tensor | None]
+    name: str
+    tensor: Tensor
+    address: int
+    version: int
+
+    def is_same(self) -> bool:
+        now = self.among[self.name]
+        return (
+            now is self.tensor and now.data_ptr() == self.address and now._version == self.version
+        )
+
+
 class Kept(nn.Module):
-    """What was made of weights, one for each precision."""
+    """What was made of weights, one for each precision, and anew where they changed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._found: dict[torch.dtype, tuple[list[tuple[Tensor, int, int]], object]] = {}
+        self._found: dict[torch.dtype | None, tuple[list[_Weight], object]] = {}
 
-    def get(self, weights: Sequence[Tensor], make: Callable[[torch.dtype], Made]) -> Made:
+    def get(self, parts: Sequence[nn.Module], make: Callable[[torch.dtype], Made]) -> Made:
         """What `make` gives for the precision that `torch.autocast` says.
 
         Args:
-            weights: all that it reads.
+            parts: all whose weights it reads.
         """
-        first = weights[0]
-        dtype = first.dtype
-        if torch.is_autocast_enabled(first.device.type):
-            dtype = torch.get_autocast_dtype(first.device.type)
-        found = self._found.get(dtype)
-        if found is None or not _are_same(weights, found[0]):
-            made_of = [(weight, weight.data_ptr(), weight._version) for weight in weights]
-            found = self._found[dtype] = made_of, make(dtype)
+        rounded = None
+        device = next(iter(parts[0].parameters())).device.type
+        if torch.is_autocast_enabled(device):
+            rounded = torch.get_autocast_dtype(device)
+        found = self._found.get(rounded)
+        if found is None or not all(weight.is_same() for weight in found[0]):
+            weights = [
+                _Weight(module._parameters, name, weight, weight.data_ptr(), weight._version)
+                for part in parts
+                for module in part.modules()
+                for name, weight in module._parameters.items()
+                if weight is not None
+            ]
+            found = weights, make(rounded or weights[0].tensor.dtype)
+            self._found[rounded] = found
         return found[1]  # type: ignore[return-value]
 
     def train(self, mode: bool = True) -> "Kept":
@@ -52,12 +75,8 @@ class Kept(nn.Module):
             self._found = {}
         return super().train(mode)
 
-
-def _are_same(weights: Sequence[Tensor], made_of: list[tuple[Tensor, int, int]]) -> bool:
-    return all(
-        now is then and now.data_ptr() == address and now._version == version
-        for now, (then, address, version) in zip(weights, made_of, strict=True)
-    )
+    def __deepcopy__(self, memo: dict[int, object]) -> "Kept":
+        return Kept()  # a copy has weights of its own
 
 
 def is_reading(module: nn.Module) -> bool:

@@ -105,4 +105,4 @@ def _maps(decoder: LightDecoder, embedding: CodeEmbedding) -> LightMaps:
         levels = [FeedForwardMaps.of(decoder.input_norm, block, dtype) for block in blocks]
         return LightMaps(levels, CodeMaps.of(decoder.norm, embedding))
 
-    return decoder.kept.get([*decoder.parameters(), embedding.weight], make)
+    return decoder.kept.get([decoder, embedding], make)

@@ -375,8 +375,7 @@ class OnePassRecommender(SequenceModel):
         if is_reading(self) and length <= self.max_history + 1:
             # It depends on the distance alone, so that of fewer places is a part of it.
             longest = self.max_history + 1
-            parts = [self.position_bias.table, self.start]
-            every = self.kept.get(parts, lambda _: self._place_bias(longest))
+            every = self.kept.get([self.position_bias], lambda _: self._place_bias(longest))
             added = every[:, :, :length, :length]
         else:
             added = self._place_bias(length)
