@@ -21,7 +21,7 @@ SMALL = {
     "prepare": {"min_user": 3, "min_item": 2},
     "tokenizer": {"num_levels": 3, "codebook_size": 16, "epochs": 10, "batch_size": 64},
     "recommender": {"d_model": 32, "d_ff": 64, "max_history": 20, "user_start": "random"},
-    "training": {"epochs": 8, "learning_rate": 0.003},
+    "training": {"epochs": 16, "learning_rate": 0.003},
 }
 
 

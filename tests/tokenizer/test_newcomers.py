@@ -1,5 +1,6 @@
 """Newcomers get what an item of the catalog with their content got, and an ID that is free."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,11 @@ def test_a_newcomer_of_one_modality_lies_beside_the_item_it_is(modality: str, sh
     begins_alike = (found.codes[:, :-1] == codes[:, :-1]).all(1)[can_tell]
     assert begins_alike.double().mean() > 0.5
     prefixes = {tuple(row) for row in codes[is_seen][:, :-1].tolist()}
-    assert all(tuple(row) in prefixes for row in found.codes[can_tell][:, :-1].tolist())
+    elsewhere = [tuple(row) not in prefixes for row in found.codes[can_tell][:, :-1].tolist()]
+    # Where a seen item's prefix has no last code left, the nearest free ID is the next best.
+    used = Counter(map(tuple, torch.cat([codes, found.codes])[:, :-1].tolist()))
+    num_full = sum(used[prefix] == config.tokenizer.codebook_sizes[-1] for prefix in prefixes)
+    assert sum(elsewhere) <= (len(elsewhere) // 10 if num_full else 0)
 
 
 def test_ids_that_were_brought_along_leave_nothing_to_give() -> None:
