@@ -86,10 +86,10 @@ What is known of each; `docs/log.md` has the attempts.
   which the recommender uses, was not tried. The row in bf16 was measured while the choice of codes
   was rounded, too, which was wrong; in float32 it costs three small products a batch.
 
-Residual k-means has no goal here: its ratio was measured at an error of .268 against faiss's .255.
-faiss without its progressive dimensions leaves .268, too, in about a third of its time (on another
-machine, not quiet), so at equal error the ratio is nearer 2 than 6. More iterations (50) or
-directions (128) of ours end at .265.
+Residual k-means has no goal here: its time means little without the error that it leaves, and the
+rows give both. faiss and ours cluster with progressive dimensions, that is on the first principal
+components of the residuals, then on ever more; "faiss, plain" goes without. Where that row is
+missing, ours went without, too.
 """
 PICTURES = {
     "throughput": "Users per second, against the size of the catalog, the width of the beam, the "

@@ -117,7 +117,7 @@ class TokenizerConfig(Config):
     revive_after: int = Field(300, ge=1)
     """Steps without use after which a code is replaced by a residual of its level."""
     kmeans_iterations: int = Field(20, ge=1)
-    """Of k-means, by which the codebooks begin."""
+    """Of k-means, by which the codebooks begin; rq_kmeans adds as many on fewer dimensions."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "TokenizerConfig":

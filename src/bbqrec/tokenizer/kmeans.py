@@ -1,5 +1,7 @@
 """k-means with its heavy step as one matrix product, and level by level on residuals."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,7 +20,8 @@ def nearest(
         vectors, centers = vectors.float(), centers.float()
         half_norms = centers.square().sum(-1) / 2
         chunks = [
-            torch.addmm(half_norms, chunk, centers.T, alpha=-1).argmin(-1)
+            # Not argmin: the same indices, but it takes twice as long on a CPU.
+            torch.addmm(half_norms, chunk, centers.T, alpha=-1).min(-1).indices
             for chunk in torch.split(vectors, CHUNK_ROWS)
         ]
     return torch.cat(chunks) if chunks else vectors.new_zeros(0, dtype=torch.long)
@@ -33,8 +36,7 @@ def kmeans(
 ) -> Float[Tensor, "code dim"]:
     """Centers by Lloyd's algorithm, started from distinct random rows.
 
-    An empty cluster restarts at one of the rows farthest from their centers. With fewer rows
-    than centers the surplus centers are rows repeated with a little noise.
+    With fewer rows than centers the surplus centers are rows repeated with a little noise.
 
     Args:
         generator: a CPU generator, so that every device starts from the same rows.
@@ -46,12 +48,22 @@ def kmeans(
     noise = torch.randn(surplus, vectors.shape[1], generator=generator).to(vectors)
     spread = vectors.std(unbiased=False).clamp(min=1e-6)
     centers[num_centers - surplus :] += 0.01 * spread * noise
-    if surplus:
-        return centers
+    return centers if surplus else lloyd(vectors, centers, iterations=iterations)
 
+
+def lloyd(
+    vectors: Float[Tensor, "row dim"], centers: Float[Tensor, "code dim"], *, iterations: int
+) -> Float[Tensor, "code dim"]:
+    """Every center to the mean of the rows nearest to it, again and again (Lloyd, 1982).
+
+    An empty cluster restarts at one of the rows farthest from their centers. Needs as many rows
+    as centers.
+    """
+    num_centers = len(centers)
     for _ in range(iterations):
         assigned = nearest(vectors, centers)
-        counts = torch.bincount(assigned, minlength=num_centers)
+        # Not bincount, for which a GPU would wait in every iteration.
+        counts = assigned.new_zeros(num_centers).index_add_(0, assigned, torch.ones_like(assigned))
         sums = torch.zeros_like(centers).index_add_(0, assigned, vectors)
         distances = (vectors - centers[assigned]).square().sum(-1)
         farthest = vectors[distances.topk(num_centers).indices]
@@ -68,16 +80,20 @@ def residual_kmeans(
     *,
     iterations: int,
     generator: torch.Generator,
+    clustering: Callable[..., Tensor] = kmeans,
 ) -> list[Float[Tensor, "_ dim"]]:
     """Codebooks coarse to fine, each the k-means of what the levels before left unexplained.
 
     Level l explains `targets[:, l]` minus the code vectors of the levels before it.
+
+    Args:
+        clustering: `kmeans`, or what has its arguments and result.
     """
     explained = torch.zeros_like(targets[:, 0])
     codebooks = []
     for level, size in enumerate(sizes):
         residuals = targets[:, level] - explained
-        codebook = kmeans(residuals, size, iterations=iterations, generator=generator)
+        codebook = clustering(residuals, size, iterations=iterations, generator=generator)
         explained = explained + codebook[nearest(residuals, codebook)]
         codebooks.append(codebook)
     return codebooks
