@@ -128,9 +128,14 @@ def test_ctrl_c_leaves_a_run_that_continues(
             raise
 
     shutil.rmtree(run / "evaluation")
-    with monkeypatch.context() as patch:
-        patch.setattr(bbqrec.stages, "evaluate", interrupt)
-        stopped = invoke("evaluate", run)
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(bbqrec.stages, "evaluate", interrupt)
+            stopped = invoke("evaluate", run)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
     assert stopped.exit_code == 130
     assert "the same command continues" in stopped.stderr
