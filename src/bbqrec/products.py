@@ -49,7 +49,7 @@ def linear(
         return F.linear(x, weight)
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not is_mkl_slow():
         return F.linear(x, weight)
-    if not x.dtype == weight.dtype == torch.float32:
+    if not (x.dtype == weight.dtype == torch.float32 and _is_whole(weight)):
         return F.linear(x, weight)
     rows = x.reshape(-1, x.shape[-1])
     is_training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
@@ -74,6 +74,12 @@ def multiply_few(
     if few or not is_mkl_slow():
         return F.linear(rows, weight)
     return _onednn(rows, weight)
+
+
+def _is_whole(weight: Float[Tensor, "outputs inputs"]) -> bool:
+    """Whether no other numbers lie between those of a weight: else oneDNN takes a thousand times
+    as long."""
+    return weight.is_contiguous() or weight.T.is_contiguous()
 
 
 class _Product(torch.autograd.Function):

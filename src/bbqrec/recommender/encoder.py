@@ -23,10 +23,11 @@ class LayerMaps(NamedTuple):
     """The linear maps of one layer, each with the gain of the norm before it.
 
     Args:
-        attention: to queries, keys and values.
+        memory: to keys and values.
     """
 
-    attention: Float[Tensor, "outputs dim"]
+    query: Float[Tensor, "inner dim"]
+    memory: Float[Tensor, "keys_and_values dim"]
     output: Float[Tensor, "dim inner"]
     feed_forward: FeedForwardMaps
 
@@ -79,30 +80,26 @@ class EncoderLayer(nn.Module):
         only: Int[Tensor, " batch"] | None,
     ) -> Float[Tensor, "entry_or_batch dim"]:
         """The same function outside training, in fewer and larger operations."""
-        own, output, feed_forward = self.kept.get([self], self._maps)
-        attention, uses = self.attention, self.num_layers
-        inner = output.shape[1]
+        own, attention, uses = self.kept.get([self], self._maps), self.attention, self.num_layers
         with torch.autocast(x.device.type, enabled=False):  # the maps say what is rounded
-            rows = normed(x, own.dtype)
+            rows = normed(x, own.query.dtype)
+            memory = layout.spread(linear(rows, own.memory, uses=uses))
             if only is None:
-                every = layout.spread(linear(rows, own, uses=uses))
-                query, key, value = attention.split_parts(every, 3)
+                query = layout.spread(linear(rows, own.query, uses=uses))
             else:
-                query = linear(layout.at(rows, only), own[:inner], uses=uses)
-                query = query.view(len(query), attention.num_heads, 1, -1)
-                every = layout.spread(linear(rows, own[inner:], uses=uses))
-                key, value = attention.split_parts(every, 2)
+                query = linear(layout.at(rows, only), own.query, uses=uses)[:, None]
                 x, bias = layout.at(x, only), bias.of_query(only)
-            mixed = attention.attend(query, key, value, bias)
+            key, value = attention.split_parts(memory, 2)
+            mixed = attention.attend(attention.split(query), key, value, bias)
             mixed = layout.collect(mixed) if only is None else mixed[:, 0]
-            x = x + linear(mixed, output, uses=uses)
-            return x.add_(feed_forward(normed(x, own.dtype), uses=uses))
+            x = x + linear(mixed, own.output, uses=uses)
+            return x.add_(own.feed_forward(normed(x, rows.dtype), uses=uses))
 
     def _maps(self, dtype: torch.dtype) -> LayerMaps:
-        attention = self.attention
-        parts = (attention.query.weight, attention.key.weight, attention.value.weight)
+        attention, gain = self.attention, self.attention_norm.weight
         return LayerMaps(
-            maps(*parts, dtype=dtype, gain=self.attention_norm.weight),
+            maps(attention.query.weight, dtype=dtype, gain=gain),
+            maps(attention.key.weight, attention.value.weight, dtype=dtype, gain=gain),
             maps(attention.output.weight, dtype=dtype),
             FeedForwardMaps.of(self.feed_forward_norm, self.feed_forward, dtype),
         )
