@@ -64,7 +64,7 @@ def test_a_small_product_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("neglected")
 def test_a_part_of_a_map_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN has no kernel for rows with gaps between them, and takes a second for such a product."""
+    """oneDNN has no kernel for rows with gaps between them, and would take a second."""
     monkeypatch.delattr(products, "_onednn")
     x, weight = torch.randn(2000, 128), products.fixed(torch.randn(768, 128))[256:]
 

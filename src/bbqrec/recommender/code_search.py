@@ -169,8 +169,9 @@ def _remember(
     """As `DecoderLayer.remember`."""
     with torch.autocast(places.device.type, enabled=False):
         rows = multiply_few(places.flatten(0, 1).to(memory.dtype), memory)
-    split = rows.view(*places.shape[:2], 2, attention.num_heads, -1)
-    keys, values = split.permute(2, 0, 3, 1, 4).contiguous().unbind()
+    split = attention.split_parts(rows.view(*places.shape[:2], -1), 2)
+    # The fused kernel reads them where they lie; each product of half precision would copy them.
+    keys, values = split if split.dtype == torch.float32 else split.contiguous()
     return KeysValues(keys, values)
 
 
