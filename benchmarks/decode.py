@@ -177,13 +177,13 @@ def agreement(one: Ranking, other: Ranking, k: int = 10) -> float:
 class Searched:
     """The catalog, all models over it and the baseline, for batches of users."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, num_users: int, names: tuple[str, ...]) -> None:
         ids = workload.clustered_ids()
         self.index = PrefixIndex.build(ids)
         self.models = {name: workload.random_model(MODELS[name], ids) for name in names}
         self.baseline = Baseline(self.models["exact"], ids)
-        self.items, self.lengths = workload.histories(BATCH, padded=False)
-        self.ranked = workload.shipped_histories(BATCH)
+        self.items, self.lengths = workload.histories(num_users, padded=False)
+        self.ranked = workload.shipped_histories(num_users)
         self.ranker = workload.shipped_ranker(ids)
 
     def check(self, beam_width: int, num_users: int) -> None:
@@ -236,7 +236,7 @@ def main() -> None:
     report = rounds.Report("decode", found)
     quick = found.quick
     names = ("exact", "fast") if quick else tuple(MODELS)
-    searched = Searched(names)
+    searched = Searched(BATCH, names)
     for beam_width in (20,) if quick else (10, 20, 50):
         searched.check(beam_width, 8 if quick else 32)
         theirs, batches = searched.theirs(beam_width, is_quick=quick)

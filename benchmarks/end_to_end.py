@@ -26,7 +26,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    found = rounds.options(__doc__, rounds=1, more=add_source)
+    found = rounds.options(__doc__, rounds=1, more=add_source, keeps_kernels=False)
     report = rounds.Report("end_to_end", found)
     config = RunConfig.parse(read_toml(found.config), source=found.config.name)
     with tempfile.TemporaryDirectory() as place:

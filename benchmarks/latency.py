@@ -46,7 +46,7 @@ def alternatives(searched: Searched) -> dict[str, Callable[[int], object]]:
 def main() -> None:
     found = rounds.options(__doc__, rounds=20)
     report = rounds.Report("latency", found)
-    searched = Searched(REQUESTS, tuple(MODELS), with_shipped=True)
+    searched = Searched(REQUESTS, tuple(MODELS))
     searched.check(BEAM_WIDTH, num_users=8)
     asked = alternatives(searched)
     taken: dict[str, list[float]] = {name: [] for name in asked}

@@ -11,6 +11,7 @@ Threads are fixed, freed memory is kept (or not: `--default-allocator`).
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -51,11 +52,15 @@ def options(
     *,
     rounds: int = 5,
     more: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+    keeps_kernels: bool = True,
 ) -> argparse.Namespace:
     """Parse the command line; fixes the threads and the allocator before any tensor is made.
 
     Args:
         more: adds options of the script's own.
+        keeps_kernels: keep whatever oneDNN compiles: alternatives in turns would push out each
+            other's kernels, which nothing does to a program of its own. False where every batch
+            has shapes of its own.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="little work, loose floors (CI)")
@@ -67,6 +72,8 @@ def options(
     more(parser)
     found = parser.parse_args()
     found.is_short = found.rounds < rounds
+    if keeps_kernels:
+        os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "1024"
     found.keeps_heap = not found.default_allocator and keep_heap()
     torch.set_num_threads(found.threads)
     if found.quick:

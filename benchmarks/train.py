@@ -172,7 +172,7 @@ def measure_beauty(report: rounds.Report, ids: SemanticIds, size: int) -> None:
 
 
 def main() -> None:
-    found = rounds.options(__doc__)
+    found = rounds.options(__doc__, keeps_kernels=False)
     report = rounds.Report("train", found)
     ids = workload.clustered_ids()
     size = 16 if found.quick else 64
