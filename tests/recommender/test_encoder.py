@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_catalogs import FORMS, HISTORIES, LENGTHS, random_model
 
-from bbqrec.recommender import SequenceModel
+from bbqrec.recommender import SequenceModel, fixed_maps
 from bbqrec.recommender.fixed_maps import Kept, normed
 from bbqrec.recommender.transformer import NORM_EPSILON
 
@@ -29,6 +29,22 @@ def test_reading_equals_training_without_dropout(name: str, width: int) -> None:
     assert expected.requires_grad
     assert not found.requires_grad
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_many_rows_are_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(FORMS["paper"])
+    with torch.inference_mode():
+        expected = read(model)
+
+        monkeypatch.setattr(fixed_maps, "MAX_HIDDEN", 0)
+        monkeypatch.setattr(
+            fixed_maps,
+            "HIDDEN_AT_ONCE",
+            3 * model.encoder.layers[0].feed_forward.inner.out_features,
+        )
+        found = read(model)
+
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_half_precision_is_as_near_as_that_of_training() -> None:

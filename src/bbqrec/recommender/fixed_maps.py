@@ -19,6 +19,8 @@ from bbqrec.recommender.code_embedding import CodeEmbedding
 from bbqrec.recommender.transformer import NORM_EPSILON, FeedForward
 
 SPARE = 16  # columns
+# Hidden numbers of a block: more than the first are made part by part, so that caches hold them.
+MAX_HIDDEN, HIDDEN_AT_ONCE = 2**21, 2**19
 
 Made = TypeVar("Made")
 
@@ -113,7 +115,14 @@ class FeedForwardMaps(NamedTuple):
         self, rows: Float[Tensor, "row dim"], *, uses: int = 1
     ) -> Float[Tensor, "row dim"]:
         """What the block adds to rows that were `normed`; `uses`: as of `products.linear`."""
-        return linear(linear(rows, self.inner, uses=uses).relu_(), self.output, uses=uses)
+        parts, hidden = (rows,), len(self.inner)
+        if rows.device.type == "cpu" and len(rows) * hidden > MAX_HIDDEN:
+            parts = torch.split(rows, max(1, HIDDEN_AT_ONCE // hidden))
+        found = [
+            linear(linear(part, self.inner, uses=uses).relu_(), self.output, uses=uses)
+            for part in parts
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def few(self, rows: Float[Tensor, "row dim"]) -> Float[Tensor, "row dim"]:
         """The same for the rows of a search, see `products.multiply_few`."""
