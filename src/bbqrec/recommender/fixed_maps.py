@@ -115,7 +115,8 @@ class FeedForwardMaps(NamedTuple):
         self, rows: Float[Tensor, "row dim"], *, uses: int = 1
     ) -> Float[Tensor, "row dim"]:
         """What the block adds to rows that were `normed`; `uses`: as of `products.linear`."""
-        parts, hidden = (rows,), len(self.inner)
+        parts: tuple[Tensor, ...] = (rows,)
+        hidden = len(self.inner)
         if rows.device.type == "cpu" and len(rows) * hidden > MAX_HIDDEN:
             parts = torch.split(rows, max(1, HIDDEN_AT_ONCE // hidden))
         found = [
