@@ -28,6 +28,7 @@ from bbqrec.recommender import (
     build_recommender,
     catalog_from_weights,
 )
+from bbqrec.recommender.code_search import PlaceMaps
 from bbqrec.semantic_ids import SemanticIds
 
 WRITING = FORMS["paper"]
@@ -38,9 +39,17 @@ def search(model: SequenceModel, index: PrefixIndex) -> Ranking:
         return beam_search(model.begin(HISTORIES, LENGTHS), index, beam_width=NUM_ITEMS)
 
 
+@pytest.mark.parametrize("head_dim", [2, 16])  # attention to places never, from the root on
+@pytest.mark.parametrize("is_less_work", [True, False])
 @pytest.mark.parametrize("name", FORMS)
-def test_search_steps_score_as_teacher_forcing_does(name: str) -> None:
-    model = random_model(FORMS[name])
+def test_search_steps_score_as_teacher_forcing_does(
+    name: str, is_less_work: bool, head_dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PlaceMaps, "is_less_work", lambda *_: is_less_work)
+    model = random_model(FORMS[name].model_copy(update={"head_dim": head_dim}))
+    with torch.no_grad():  # a norm's gain of 1 would hide where it is forgotten
+        for parameter in model.decoder.parameters():
+            parameter.mul_(1 + 0.3 * torch.rand_like(parameter))
     codes = model.catalog.codes
     batch = len(HISTORIES)
     generator = torch.Generator().manual_seed(3)

@@ -2,7 +2,7 @@
 
 The same function as `CodeDecoder`, in fewer and larger operations: for one user a product has
 twenty rows, and calling it costs as much as its arithmetic. Beams are queries against one memory
-per user.
+per user, and where they are few, against the encoded places themselves (`PlaceMaps`).
 """
 
 from typing import NamedTuple, cast
@@ -18,6 +18,8 @@ from bbqrec.recommender.fixed_maps import CodeMaps, FeedForwardMaps, maps, norme
 from bbqrec.recommender.transformer import Attention
 from bbqrec.semantic_ids import PAD_TOKEN
 
+MAX_WIDENING = 2
+
 
 class LayerMaps(NamedTuple):
     """The linear maps of one decoder layer, each with the gain of the norm before it.
@@ -25,6 +27,7 @@ class LayerMaps(NamedTuple):
     Args:
         own: to query, keys and values of the attention within the semantic ID.
         memory: to keys and values of the history.
+        places: None where `query` and `output` are much smaller.
     """
 
     own: Float[Tensor, "outputs dim"]
@@ -32,6 +35,7 @@ class LayerMaps(NamedTuple):
     memory: Float[Tensor, "outputs dim"]
     query: Float[Tensor, "inner dim"]
     output: Float[Tensor, "dim inner"]
+    places: "PlaceMaps | None"
     feed_forward: FeedForwardMaps
 
     @classmethod
@@ -44,8 +48,43 @@ class LayerMaps(NamedTuple):
             maps(history.key.weight, history.value.weight, dtype=dtype),
             maps(history.query.weight, dtype=dtype, gain=layer.cross_attention_norm.weight),
             maps(history.output.weight, dtype=dtype),
+            PlaceMaps.of(layer, dtype),
             FeedForwardMaps.of(layer.feed_forward_norm, layer.feed_forward, dtype),
         )
+
+
+class PlaceMaps(NamedTuple):
+    """Attention to the history without its keys and values.
+
+    With k = K p and v = V p for a place p, q . k is (K'q) . p, and the mean of the v is V times the
+    mean of the p. So a query may be carried to the places and what it finds there back, by one map
+    for each head: no keys and values are made of the places, which all heads and layers share, but
+    each row has `dim` numbers a head instead of `head_dim`.
+    """
+
+    query: Float[Tensor, "head_dims dim"]
+    output: Float[Tensor, "dim head_dims"]
+
+    @classmethod
+    def of(cls, layer: DecoderLayer, dtype: torch.dtype) -> "PlaceMaps | None":
+        attention, gain = layer.cross_attention, layer.cross_attention_norm.weight
+        weights = (attention.query, attention.key, attention.value, attention.output)
+        query, key, value, output = (part.weight.detach().double() for part in weights)
+        heads, width = attention.num_heads, query.shape[1]
+        if heads * width > MAX_WIDENING * len(query):
+            return None
+        query, key, value = (x.view(heads, -1, width) for x in (query * gain, key, value))
+        back = output.view(width, heads, -1).transpose(0, 1) @ value  # (head, dim, dim)
+        return cls(
+            maps((key.transpose(1, 2) @ query).flatten(0, 1), dtype=dtype),
+            maps(back.transpose(0, 1).flatten(1), dtype=dtype),
+        )
+
+    def is_less_work(self, memory: Float[Tensor, "outputs dim"], places: int, rows: int) -> bool:
+        """Than to make keys and values of a user's places by `memory`, for so many rows."""
+        inner, (wide, width) = len(memory) // 2, self.query.shape
+        of_a_row = 2 * width * (wide - inner) + 2 * places * (wide - inner)
+        return rows * of_a_row < places * width * len(memory)
 
 
 class DecoderMaps(NamedTuple):
@@ -73,11 +112,9 @@ class DecoderSession:
         self._decoder, self._embedding = decoder, embedding
         self._layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
         self._maps, self._codes = _maps(decoder, embedding)
-        self._memory = [
-            _remember(places, layer_maps.memory, layer.cross_attention)
-            for layer, layer_maps in zip(self._layers, self._maps, strict=True)
-        ]
-        self._memory_bias = visible(places, last_place[:, None], 1)
+        self._places = places.to(self._maps[0].query.dtype)
+        self._memory: list[KeysValues] = []  # see `_remember`
+        self._places_bias = visible(places, last_place[:, None], 1)
         # (level, level, 1, head), so that a level's row is next to those of all heads.
         bias = decoder.position_bias(len(embedding.sizes))[0]
         self._own_bias = bias.permute(1, 2, 0)[:, :, None].contiguous()
@@ -109,16 +146,44 @@ class DecoderSession:
         self.level += 1
         x = self._embedding(tokens.flatten())
         with torch.autocast(x.device.type, enabled=False):  # the maps say what is rounded
-            for number, (layer, each) in enumerate(zip(self._layers, self._maps, strict=True)):
+            for number, each in enumerate(self._maps):
                 own = multiply_few(normed(x, each.own.dtype), each.own)
                 x.add_(multiply_few(self._look_back(own, number, rows), each.own_output))
-                query = multiply_few(normed(x, each.query.dtype), each.query)
-                attention, memory = layer.cross_attention, self._memory[number]
-                beams = attention.split(query.view(*tokens.shape, -1))
-                mixed = attention.attend(beams, memory.keys, memory.values, self._memory_bias)
-                x.add_(multiply_few(mixed.flatten(0, 1), each.output))
+                x.add_(self._look_at_history(x, number, tokens.shape[1]))
                 x.add_(each.feed_forward.few(normed(x, each.query.dtype)))
             return self._codes.log_probabilities(x, self.level).view(*tokens.shape, -1)
+
+    def _look_at_history(
+        self, x: Float[Tensor, "row dim"], number: int, beams: int
+    ) -> Float[Tensor, "row dim"]:
+        """What a layer's attention to the history adds to each beam."""
+        each, attention = self._maps[number], self._layers[number].cross_attention
+        rows = normed(x, each.query.dtype)
+        if each.places is not None and self._are_few(each.places, each.memory, beams):
+            query = multiply_few(rows, each.places.query)
+            query = query.view(self._batch, -1, x.shape[1])  # (batch, beam x head, dim)
+            added = self._places_bias.added[:, 0].to(query.dtype)
+            weights = torch.baddbmm(added, query, self._places.transpose(1, 2)).softmax(-1)
+            mixed = torch.bmm(weights, self._places)
+            return multiply_few(mixed.view(len(x), -1), each.places.output)
+        if not self._memory:
+            pairs = zip(self._layers, self._maps, strict=True)
+            self._memory = [
+                _remember(self._places, maps.memory, layer.cross_attention) for layer, maps in pairs
+            ]
+        query = multiply_few(rows, each.query).view(self._batch, beams, -1)
+        memory = self._memory[number]
+        mixed = attention.attend(
+            attention.split(query), memory.keys, memory.values, self._places_bias
+        )
+        return multiply_few(mixed.flatten(0, 1), each.output)
+
+    def _are_few(self, maps: PlaceMaps, memory: Float[Tensor, "outputs dim"], beams: int) -> bool:
+        """Whether looking at the places is less work than making keys and values of them."""
+        if self.level == 0:
+            return True
+        levels = len(self._embedding.sizes) - 1
+        return maps.is_less_work(memory, self._places.shape[1], levels * beams)
 
     def _look_back(
         self, own: Float[Tensor, "row outputs"], number: int, rows: Int[Tensor, " row"] | None
@@ -168,7 +233,7 @@ def _remember(
 ) -> KeysValues:
     """As `DecoderLayer.remember`."""
     with torch.autocast(places.device.type, enabled=False):
-        rows = multiply_few(places.flatten(0, 1).to(memory.dtype), memory)
+        rows = multiply_few(places.flatten(0, 1), memory)
     split = attention.split_parts(rows.view(*places.shape[:2], -1), 2)
     # The fused kernel reads them where they lie; each product of half precision would copy them.
     keys, values = split if split.dtype == torch.float32 else split.contiguous()
