@@ -13,7 +13,7 @@ import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-NUM_KEPT_KERNELS = 32  # a search asks for two dozen, over and over
+NUM_KEPT_KERNELS = 64  # a search asks for two dozen, a training step for three, over and over
 
 
 def keep_heap() -> bool:

@@ -274,6 +274,26 @@ def test_dropout_keeps_the_mean_and_drops_the_share(probability: float) -> None:
     assert torch.equal(dropout.eval()(x), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("probability", [0.0, 0.3])
+def test_dropout_of_a_relu_is_both_one_after_the_other(
+    probability: float, dtype: torch.dtype
+) -> None:
+    dropout, scale = Dropout(probability), torch.randn(100, 37)
+    x = torch.randn(100, 37).to(dtype).requires_grad_()
+
+    def gradient(found: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad((found * scale).sum(), x)[0]
+
+    torch.manual_seed(0)
+    found = dropout.of_relu(x)
+    torch.manual_seed(0)
+    expected = dropout(x.relu())
+
+    assert torch.equal(found, expected)
+    assert torch.equal(gradient(found), gradient(expected))
+
+
 def test_the_dot_product_ranks_by_the_vectors_as_they_are() -> None:
     tables = random_tables()._replace(neighbors={})
     dot = ONE_PASS.model_copy(update={"dense_score": "dot", "repeat_bias": False})
