@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from rounds import rounded
-
 Rows = list[dict[str, Any]]
 
 
@@ -43,7 +41,6 @@ def _one(what: str, script: str, name: str, accept: float, goal: float) -> Goal:
 
 LARGE = {"items": 10_000_000}
 WIDE = "fast, as wide as T5"  # what the goals of "fast" were set for
-TRIE = "Hugging Face, trie"
 BEAMS = (10, 20, 50)
 
 
@@ -90,12 +87,7 @@ def goal_rows(results: dict[str, Rows]) -> Rows:
         ]
         if not rows:
             continue
-        measured = judged = goal.worst(row[goal.column] for row in rows)
-        notes = [row["note"] for row in rows if "note" in row]
-        best = best_baselines(results).get(rows[0].get("beam", 0))
-        if goal.script == "decode" and best is not None:
-            judged = rounded(rows[0]["users_per_s"] / best.users_per_s)
-            notes.append(f"{judged:g}x of Hugging Face in batches of {best.batch}, which counts")
+        measured = goal.worst(row[goal.column] for row in rows)
         sign = -1 if goal.is_cost else 1
         floors = [f"{100 * row['share_of_floor']:.0f}%" for row in rows if "share_of_floor" in row]
         found.append(
@@ -105,59 +97,11 @@ def goal_rows(results: dict[str, Rows]) -> Rows:
                 "accept from": f"{goal.accept:g}{goal.unit}",
                 "goal": f"{goal.goal:g}{goal.unit}",
                 "verdict": "reached"
-                if sign * judged >= sign * goal.goal
+                if sign * measured >= sign * goal.goal
                 else "accepted"
-                if sign * judged >= sign * goal.accept
+                if sign * measured >= sign * goal.accept
                 else "**below accept**",
                 "share of floor": floors[0] if floors else "",
-                "note": "; ".join(notes),
             }
         )
     return found
-
-
-class Best(NamedTuple):
-    """Hugging Face where scaling.py found it faster than decode.py did with its only batch."""
-
-    users_per_s: float
-    batch: int
-
-
-def best_baselines(results: dict[str, Rows]) -> dict[int, Best]:
-    """By beam; none once decode.py has looked for the best batch itself."""
-    decode, scaling = (_baselines(results.get(name, [])) for name in ("decode", "scaling"))
-    by_beam = {row["value"]: row["users_per_s"] for row in scaling if row["axis"] == "beam"}
-    return {
-        row["beam"]: Best(by_beam[row["beam"]], 8)
-        for row in decode
-        if "batch" not in row and by_beam.get(row["beam"], 0) > row["users_per_s"]
-    }
-
-
-def baseline_note(results: dict[str, Rows]) -> str:
-    """What must be known beside the ratios of decode until it is measured again."""
-    sentences = []
-    for beam, best in best_baselines(results).items():
-        rows = [row for row in results["decode"] if row["beam"] == beam]
-        slow = _baselines(rows)[0]["users_per_s"]
-        exact = [
-            f"{row['users_per_s'] / best.users_per_s:.3g}x in {row['alternative'][-4:]} "
-            f"instead of {row['ratio']:g}x"
-            for row in rows
-            if row["alternative"].startswith("exact")
-        ]
-        lower = 1 - slow / best.users_per_s
-        sentences.append(
-            f"**At beams of {beam} Hugging Face is faster than `decode` has it**: "
-            f"{best.users_per_s:g} users/s in batches of {best.batch} (`scaling`) against {slow:g} "
-            f"in batches of 32, the only ones that were tried. Against that, every ratio of "
-            f'`decode` at this beam is {lower:.0%} lower: "exact" reaches {" and ".join(exact)}. '
-            "The verdicts go by that. Hugging Face in bf16 was not timed at all. decode.py looks "
-            "for the best of batches of 4, 8, 16 and 32 now and has a row for bf16; it has not "
-            "been run since."
-        )
-    return "\n\n".join(sentences)
-
-
-def _baselines(rows: Rows) -> Rows:
-    return [row for row in rows if row["alternative"] == TRIE]

@@ -98,39 +98,9 @@ PICTURES = {
 }
 
 
-SHIPPED = ("preset fast, as shipped, fp32", "preset fast, as shipped, bf16")
-OF_BREAKDOWN = (
-    "exact search, 32 users, beams of 10, bf16",
-    "exact search, 32 users, beams of 20, bf16",
-    "fast search, 1 users, beams of 20",
-    "training step in one pass, 64 users, bf16",
-    "choice of codes, 10000000 items, 64 users, beams of 20",
-    "RQ-VAE epoch",
-    "RQ-VAE epoch, bf16",
-)
-EXPECTED = {
-    "decode": ("alternative", "users_per_s", ("Hugging Face, trie, bf16", *SHIPPED)),
-    "latency": ("alternative", "p50_ms", ("Hugging Face, trie, bf16", *SHIPPED)),
-    "breakdown": ("work", "ms", OF_BREAKDOWN),
-    "train": (
-        "alternative",
-        "examples_per_s",
-        tuple(
-            f"{name}, as on Beauty"
-            for name in ("Hugging Face", "exact", "one pass + decoder", "fast", goals.WIDE)
-        ),
-    ),
-    "tokenizer": ("alternative", "s", ("faiss, plain",)),
-}
-"""Rows that a script has today and its results may not have yet: column, where to say so, names."""
-
-
 def section(name: str) -> str:
     """One script's table under what it ran on."""
     about, *rows = [json.loads(line) for line in path_of(name).read_text().splitlines()]
-    column, shown, expected = EXPECTED.get(name, ("", "", ()))
-    missing = [x for x in expected if all(row[column] != x for row in rows)]
-    rows += [{column: x, shown: "not measured yet"} for x in missing]
     text = [f"## {name}", f"`python benchmarks/{name}.py`: {purpose(name)}", describe(about)]
     return "\n\n".join([*text, rounds.table(rows)])
 
@@ -178,8 +148,8 @@ def pictures() -> str:
 
 def main() -> None:
     found = results()
-    note, table = goals.baseline_note(found), rounds.table(goals.goal_rows(found))
-    parts = [HEAD.rstrip(), "## Goals", note, table, GAPS.rstrip(), pictures()]
+    table = rounds.table(goals.goal_rows(found))
+    parts = [HEAD.rstrip(), "## Goals", table, GAPS.rstrip(), pictures()]
     parts += [section(name) for name in found]
     write_bytes(TARGET, ("\n\n".join(part for part in parts if part) + "\n").encode())
 

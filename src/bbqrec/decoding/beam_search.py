@@ -54,9 +54,9 @@ def beam_search(
     for depth, level in enumerate(index.levels):
         is_alive = scores != -torch.inf if is_static else None
         below = level.below(nodes, is_alive) if depth else level.from_root(batch)
-        first_code = (below.beam * log_probs.shape[2])[..., None]
-        totals = log_probs.flatten(1).gather(1, (first_code + below.codes).flatten(1)).float()
-        totals = totals.view(below.codes.shape)  # (batch, row, slot)
+        places = below.codes.to(torch.int64, copy=True)  # (batch, row, slot)
+        places += (below.beam * log_probs.shape[2])[..., None]
+        totals = log_probs.flatten(1).gather(1, places.flatten(1)).float().view(places.shape)
         totals += scores.gather(1, below.beam)[..., None]
         totals += below.mask
         if blocked is not None:
@@ -70,7 +70,7 @@ def beam_search(
         # Only a place of padding can lie past the last edge; its score is -inf.
         nodes = (below.first_edge.gather(1, row) + slot).clamp(max=level.num_edges - 1)
         if depth < last:
-            codes = below.codes.flatten(1).gather(1, chosen)
+            codes = below.codes.flatten(1).gather(1, chosen).long()
             log_probs = session.extend(below.beam.gather(1, row), codes)
 
     items, by_item = index.items[nodes].long().sort(dim=1)

@@ -28,7 +28,7 @@ class Windows(NamedTuple):
     beam: Int[Tensor, "batch row"]
     first_edge: Int[Tensor, "batch row"]
     num_places: Int[Tensor, "batch row"]
-    codes: Int[Tensor, "batch row slot"]
+    codes: Integer[Tensor, "batch row slot"]
     mask: Float[Tensor, "batch row slot"]
 
 
@@ -169,7 +169,7 @@ class Level:
             bits = (low | (self.open_bits[word + 1].long() << 32)) >> (first % WORD)
             slot = torch.arange(self.window, device=nodes.device)
             mask.masked_fill_((bits[..., None] >> slot) & 1 == 0, -torch.inf)
-        return Windows(beam, first, num_places, codes.long(), mask)
+        return Windows(beam, first, num_places, codes, mask)
 
     def from_root(self, batch: int) -> Windows:
         """`below` of a single node 0 for each of `batch` users."""
