@@ -40,56 +40,53 @@ sizes those of Amazon Beauty (12,101 items, four codes of 256) where nothing els
 here says how well a model ranks. What torch-rechub and cornac publish as TIGER is timed in
 `outside`, in an environment of its own (its command is in the script).
 
-On an AMD processor the largest single gain in float32 is the library: PyTorch multiplies with MKL,
-which uses half the width of its AVX-512 units, and bbqrec with oneDNN, which PyTorch brings along.
-Hugging Face's rows are PyTorch's own, as its users get them. What is left above the floor is in
-`breakdown`: attention, whose products are many and small, work element by element ("others"), and
-the time between operations ("between"), a quarter of what a single user waits for.
+Products are multiplied by oneDNN, which PyTorch brings along, and Hugging Face's by PyTorch's own
+MKL, as its users get them. On the processor of most tables (108 GFLOP/s in float32, Zen 4) the two
+are equally fast; on newer AMD processors (Zen 5, `outside`) MKL uses half the width of the AVX-512
+units, and ratios in float32 are larger. What is left above the floor is in `breakdown`: attention,
+whose products are many and small, work element by element ("others"), and the time between
+operations ("between"), a quarter of what a single user waits for and half of what "fast" takes.
 
 Rows named "fast" are a search that generates semantic IDs, with the model of that preset: one
 encoder layer, 2 heads, `d_ff` 512, where T5 has 4 + 4 layers, 6 heads and 1,024, and without
-content and bias. Much of their ratio is the smaller model. The goals of "fast" were set for T5's
-width: that is the row "fast, as wide as T5" below each. What `bbqrec run` trains by default does
+content and bias. Much of their ratio is the smaller model: a search takes 12 / 22 / 51 MFLOP a user
+at beams of 10 / 20 / 50. "Fast, as wide as T5" has T5's encoder and takes 82 / 100 / 153; the goals
+of "fast" were set with a prototype of 82 / 88 / 106. What `bbqrec run` trains by default does
 not search: it ranks all items by the dense score, with content, neighbors, repeats and bias, and
-reads 50 items: rows "preset fast, as shipped". `outside` was run with 3 rounds, residual k-means
-of `tokenizer`, too; both scripts make 5 now.
-
-**Searches have become faster since these runs.** On an Intel Xeon with AMX, too unsteady for the
-tables below, `python benchmarks/versions.py` timed the version of these runs and that of November
-29 in turns: "preset fast, as shipped" 3.0 times as fast for 32 users and 2.0 for one, "fast" 1.2
-and 1.3, "fast, as wide as T5" 1.1 (bf16: 1.3) and 1.3, "exact" as fast.
+reads 50 items: rows "preset fast, as shipped". `outside` was run with 3 rounds; it makes 5 now.
 """
 GAPS = """## Why some goals are not reached
 
 What is known of each; `docs/log.md` has the attempts.
 
-- **Search in bf16** (beams of 10 and 20; 50 against Hugging Face's best batch). Products are half
-  of the time in float32 (`breakdown`) and gain most. Attention is a quarter: PyTorch's fused kernel
-  takes 1.9 ms in bf16 on a CPU where the explicit form takes 1.05. Each beam's ancestors are
-  gathered anew for every layer and level; attention over a masked tree of all beams was two to
-  four times slower. The logits stay in float32 on purpose: in bf16 codes would tie.
-- **Training in one pass** (float32 and bf16). A quarter of the step is work element by element, a
-  sixth attention, in its explicit form, since the fused kernel knows no dropout on a CPU.
+- **Exact search** (float32 and bf16) reaches 65 to 75 % of its floor in float32 and half of it in
+  bf16. Attention is a fifth; PyTorch's fused kernel takes longer than the explicit form in bf16.
+  Each beam's ancestors are gathered anew for every layer and level; attention over a masked tree of
+  all beams was two to four times slower. The logits stay in float32 on purpose: in bf16 codes would
+  tie. Searches of few beams compare with the encoded places themselves rather than with keys and
+  values made of them, which gained a tenth at beams of 10 and would lose at 50.
+- **"Fast, as wide as T5"** writes codes with a wider network than the prototype that the goals come
+  from, half as much work again at beams of 50 and a quarter more in training, and reaches
+  half to two thirds of its floor. The preset itself is narrower and reaches the goals; a narrower
+  network in a wide model is a setting (`d_ff`) that the two share.
+- **Training in one pass** (float32 and bf16). A sixth of the step is work element by element, a
+  seventh attention, in its explicit form, since the fused kernel knows no dropout on a CPU.
   `torch.compile` lost on prototypes: more than a minute to compile, then slower steps.
 - **One user's wait**. A quarter of the exact search passes between operations, many and small, and
-  products of so few rows wait for the weights. Operations are fewer and larger already (queries,
-  keys and values in one product, weights prepared once); bf16 gains nothing here. The arithmetic
-  of "fast" would take a twentieth of its 1.87 ms.
-- **A step of the index among 10 million items** (1.1 us at level 2, .83 and .72 below). `topk` is
-  35 %, the gather of scores 16 %, then adding integers. Adding masks instead of filling them in
-  gained a sixth here. No gain: dense tables for the first levels (tried and rejected: they win only
-  where four fifths of the places are used), windows of 16 or of 64 to 256 edges, picking rows or
-  runs by their maximum before `topk`. The same step over and over takes .89 us: the rest is cold
-  caches. Other work ran beside that run.
-- **An epoch of RQ-VAE** reaches a little more than a third of its floor in either precision. In
-  float32 the tokenizers multiply with MKL, at its 95 GFLOP/s four fifths of the epoch; oneDNN,
-  which the recommender uses, was not tried. The row in bf16 was measured while the choice of codes
-  was rounded, too, which was wrong; in float32 it costs three small products a batch.
+  products of so few rows wait for the weights. Operations are fewer and larger already (keys and
+  values in one product, weights prepared once). The arithmetic of "fast" would take a twentieth of
+  its 2.8 ms; it waits for Python and for calls.
+- **A step of the index among 10 million items** (1.45 us at level 2, 1.03 and .86 below). `topk` is
+  a third, the gather of scores an eighth, then adding integers. Adding masks instead of filling
+  them in gained a sixth, adding in place a thirtieth. No gain: dense tables for the first levels
+  (they win only where four fifths of the places are used), windows of 16 or of 64 to 256 edges,
+  picking rows or runs by their maximum before `topk`, no mask where all places are used.
+- **An epoch of RQ-VAE** reaches 73 % of its floor in float32 and 63 % in bf16, where the choice of
+  codes stays in float32: rounded, it chose others.
 
 Residual k-means has no goal here: its time means little without the error that it leaves, and the
 rows give both. faiss and ours cluster with progressive dimensions, that is on the first principal
-components of the residuals, then on ever more; "faiss, plain" goes without. Where that row is
-missing, ours went without, too.
+components of the residuals, then on ever more; "faiss, plain" goes without.
 """
 PICTURES = {
     "throughput": "Users per second, against the size of the catalog, the width of the beam, the "
