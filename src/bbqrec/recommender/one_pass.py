@@ -6,7 +6,7 @@ position or found on a walk down the tree of semantic IDs, and the dense score, 
 the state and every item's vector.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -93,6 +93,8 @@ class OnePassRecommender(SequenceModel):
         shape = (len(tables.neighbors), 2 if self.item_dropout else 1, *cells)
         self.neighbor_bias = nn.Parameter(torch.zeros(shape)) if tables.neighbors else None
         self.kept = Kept()
+        # Asked for the states after histories that were encoded before, see `serving.encoded`.
+        self.recall: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] | None = None
         self._remembered: tuple[object, ItemRows] | None = None
         log_temperature = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
@@ -167,6 +169,13 @@ class OnePassRecommender(SequenceModel):
         self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch dim"]:
         """As `user_states`, of what is read alone: left-aligned, -1 in unused places."""
+        if self.recall is None or not is_reading(self):
+            return self._states_after(items, lengths)
+        return self.recall(items, lambda rows: self._states_after(items[rows], lengths[rows]))
+
+    def _states_after(
+        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch dim"]:
         places = self._encode(items, lengths)
         # In full precision always: in half of it items would tie.
         with torch.autocast(places.device.type, enabled=False):

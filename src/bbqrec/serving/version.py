@@ -27,8 +27,11 @@ from bbqrec.explain import Explainer, Explanation
 from bbqrec.new_items import Extended, NewItems, Placed
 from bbqrec.pretrained import is_pretrained
 from bbqrec.recommend import Recommendation, RecommendedItem, Recommender
+from bbqrec.recommender import OnePassRecommender
+from bbqrec.serving.encoded import EncodedHistories
 from bbqrec.serving.store import PostedItem
 
+MAX_STATES = 65_536
 NUM_GOLDEN = 8
 GOLDEN_K = 10
 
@@ -112,6 +115,9 @@ class Version:
         explainer: Explainer,
     ) -> "Version":
         extended = new_items.extend(posted)
+        model = extended.recommender.model
+        if isinstance(model, OnePassRecommender) and model.recall is None:
+            model.recall = EncodedHistories(MAX_STATES)
         recommender = _without(extended, withdrawn)
         return cls(name, run, new_items, posted, withdrawn, extended, recommender, explainer)
 
