@@ -18,7 +18,7 @@ from bbqrec.recommender.fixed_maps import CodeMaps, FeedForwardMaps, maps, norme
 from bbqrec.recommender.transformer import Attention
 from bbqrec.semantic_ids import PAD_TOKEN
 
-MAX_WIDENING = 2
+MAX_WIDENING = 2  # of what a map makes, where beams compare with places
 
 
 class LayerMaps(NamedTuple):
@@ -113,7 +113,7 @@ class DecoderSession:
         self._layers = [cast(DecoderLayer, layer) for layer in decoder.layers]
         self._maps, self._codes = _maps(decoder, embedding)
         self._places = places.to(self._maps[0].query.dtype)
-        self._memory: list[KeysValues] = []  # see `_remember`
+        self._memory: list[KeysValues] = []  # of each layer, made when first looked at
         self._places_bias = visible(places, last_place[:, None], 1)
         # (level, level, 1, head), so that a level's row is next to those of all heads.
         bias = decoder.position_bias(len(embedding.sizes))[0]
@@ -166,16 +166,11 @@ class DecoderSession:
             weights = torch.baddbmm(added, query, self._places.transpose(1, 2)).softmax(-1)
             mixed = torch.bmm(weights, self._places)
             return multiply_few(mixed.view(len(x), -1), each.places.output)
-        if not self._memory:
-            pairs = zip(self._layers, self._maps, strict=True)
-            self._memory = [
-                _remember(self._places, maps.memory, layer.cross_attention) for layer, maps in pairs
-            ]
-        query = multiply_few(rows, each.query).view(self._batch, beams, -1)
-        memory = self._memory[number]
-        mixed = attention.attend(
-            attention.split(query), memory.keys, memory.values, self._places_bias
-        )
+        if number == len(self._memory):
+            self._memory.append(_remember(self._places, each.memory, attention))
+        keys, values = self._memory[number]
+        query = attention.split(multiply_few(rows, each.query).view(self._batch, beams, -1))
+        mixed = attention.attend(query, keys, values, self._places_bias)
         return multiply_few(mixed.flatten(0, 1), each.output)
 
     def _are_few(self, maps: PlaceMaps, memory: Float[Tensor, "outputs dim"], beams: int) -> bool:

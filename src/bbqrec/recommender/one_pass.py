@@ -35,6 +35,8 @@ from bbqrec.recommender.tables import BEHAVIOR, ItemTables
 from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
 from bbqrec.recommender.tree_decoder import Compared, Factors, TreeDecoder, TreeSession
 
+# Knows states after histories that were encoded before, and encodes others (`serving.encoded`).
+Recall = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
 MAX_HAD = 50  # latest items of a history that a walk down the tree knows as such
 
 
@@ -93,8 +95,7 @@ class OnePassRecommender(SequenceModel):
         shape = (len(tables.neighbors), 2 if self.item_dropout else 1, *cells)
         self.neighbor_bias = nn.Parameter(torch.zeros(shape)) if tables.neighbors else None
         self.kept = Kept()
-        # Asked for the states after histories that were encoded before, see `serving.encoded`.
-        self.recall: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] | None = None
+        self.recall: Recall | None = None
         self._remembered: tuple[object, ItemRows] | None = None
         log_temperature = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
@@ -320,11 +321,7 @@ class OnePassRecommender(SequenceModel):
         if new_item_boost:
             boost = self.log_temperature.new_tensor(new_item_boost)
             unseen = boost if unseen is None else unseen + boost
-        tables = {
-            "unseen": unseen,
-            "repeat": self.repeat_bias,
-            "neighbor": self.neighbor_bias,
-        }
+        tables = {"unseen": unseen, "repeat": self.repeat_bias, "neighbor": self.neighbor_bias}
         return {name: table for name, table in tables.items() if table is not None}
 
     def evidence(
@@ -391,9 +388,8 @@ class OnePassRecommender(SequenceModel):
         bias = AttentionBias(added)
         if query is not None:
             bias = bias.of_query(query)
-        if self.similarity is None:
-            return bias
-        return self.similarity.applied(bias.added, items, self.catalog, query=query)
+        likeness = self.similarity
+        return likeness.applied(bias.added, items, self.catalog, query=query) if likeness else bias
 
     def _place_bias(self, length: Count) -> Float[Tensor, "1 head place place"]:
         """Of the places' distance; minus infinity towards places that come later."""
