@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from starlette.testclient import TestClient
 from tiny_run import draw_tiny_shop, tiny_config
 from typer.testing import CliRunner
 
@@ -25,7 +26,15 @@ from bbqrec.new_items import ranker_before
 from bbqrec.news import News
 from bbqrec.pipeline import run_stages
 from bbqrec.recommend import Recommender
-from bbqrec.serving import EventStore, Options, PostedItem, Version
+from bbqrec.serving import (
+    EventStore,
+    Options,
+    PostedItem,
+    ServeConfig,
+    Service,
+    Version,
+    create_app,
+)
 from bbqrec.serving.store import read_collected
 from bbqrec.storage import read_json, read_tensors, sha256_file
 from bbqrec.update import update_run
@@ -302,6 +311,48 @@ def test_what_a_server_collected_is_taken_over_while_it_runs(root: Path, tmp_pat
     version = Version.load(root, store.items(), store.withdrawn(), store.restored())
     assert dataset.item_ids[5] not in version.withdrawn
     store.close()
+
+
+def test_a_server_counts_once_what_an_update_took_in(root: Path, tmp_path: Path) -> None:
+    place = str(tmp_path / "events.sqlite3")
+    store = EventStore(place)
+    dataset = RunFolder(root).dataset()
+    first, second, third = dataset.item_ids[:3]
+    user = dataset.user_ids[0]
+    store.append([Event(who, item, 1.9e9) for who in (user, "new") for item in (first, second)])
+    store.append([Event("once", first, 1.9e9)])
+    before = Recommender.from_pretrained(root).histories()[user]
+
+    def histories() -> dict[str, list[str]]:
+        service = Service(root, EventStore(place), ServeConfig())
+        with TestClient(create_app(service), base_url="http://localhost") as client:
+            return {
+                who: [e["item_id"] for e in client.get(f"/v1/users/{who}").json()["history"]]
+                for who in (user, "new", "once")
+            }
+
+    store.close()
+    served = histories()
+    result = update_run(root, News(collected=read_collected(place), events_place=place))
+    assert result.found.interactions == 5
+    assert histories() == served
+    assert served == {
+        user: [*before, first, second],
+        "new": [first, second],
+        "once": [first],
+    }
+
+    later = EventStore(place)
+    later.forget("new")
+    later.append([Event(user, third, 1.91e9), Event("new", third, 1.91e9)])
+    later.close()
+    assert histories() == {
+        user: [*before, first, second, third],
+        "new": [third],
+        "once": [first],
+    }
+    use_version(root, 0)
+    assert histories()[user] == [*before, first, second, third]
 
 
 KILL_AFTER = """

@@ -142,8 +142,8 @@ def test_an_event_during_the_reading_of_a_history_is_not_forgotten(
     store = client.service._store  # type: ignore[attr-defined]
     read, go_on, events_of = threading.Event(), threading.Event(), store.events_of
 
-    def slowly(user_ids: Sequence[str]) -> Any:
-        found = events_of(user_ids)
+    def slowly(user_ids: Sequence[str], after: Sequence[int]) -> Any:
+        found = events_of(user_ids, after)
         read.set()
         assert go_on.wait(10)
         return found

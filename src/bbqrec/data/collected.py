@@ -29,6 +29,8 @@ class Collected(NamedTuple):
         events: in order of arrival.
         withdrawn, restored: ids of items that may not be recommended, and that may again.
         forgotten: users, by `hash_user`, of whom nothing but `events` may be used.
+        store: whose events these are; None where that is not known.
+        latest: the store's number of the last of them.
     """
 
     events: Sequence[Event] = ()
@@ -36,6 +38,8 @@ class Collected(NamedTuple):
     withdrawn: frozenset[str] = frozenset()
     restored: frozenset[str] = frozenset()
     forgotten: frozenset[str] = frozenset()
+    store: str | None = None
+    latest: int = 0
 
 
 class Found(NamedTuple):

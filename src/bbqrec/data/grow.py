@@ -343,8 +343,12 @@ def _write(
         "items_with_image": images.counts["items_with_image"],
     }
     titles = [*dataset.titles, *texts]
+    taken = dict(dataset.info.get("taken", {}))
+    if news.collected.store is not None:
+        taken[news.collected.store] = news.collected.latest
     info = {
         **dataset.info,
+        "taken": taken,
         "options": config.model_dump(mode="json"),
         "statistics": statistics,
         "counts": {

@@ -51,8 +51,9 @@ class UserHistories:
         token = object()
         self._reads.update(dict.fromkeys(missing, token))
         is_stale = False
+        known = [self.in_run(version, user_id) for user_id in missing]
         try:
-            events = await self._in_store(lambda: self._store.events_of(missing))
+            events = await self._since(version, missing, known)
         except StorageError:
             events, is_stale = [[] for _ in missing], True
         except asyncio.CancelledError:
@@ -60,7 +61,7 @@ class UserHistories:
                 self._reads.pop(user_id, None)
             raise
         for user_id, posted in zip(missing, events, strict=True):
-            base = self.in_run(version, user_id)
+            base = self.in_run(version, user_id)  # who asked meanwhile to be forgotten has none
             found[user_id] = history = (*base, *(event.item_id for event in posted))
             # Another write since then may not be in it, and another read may be newer.
             if self._reads.get(user_id) is token:
@@ -71,14 +72,21 @@ class UserHistories:
 
     async def describe(self, version: Version, user_id: str) -> dict[str, Any]:
         """The user's history with times; NotFoundError for somebody of whom nothing is known."""
-        events = (await self._in_store(lambda: self._store.events_of([user_id])))[0]
-        history: list[dict[str, Any]] = [
-            {"item_id": item_id, "time": None} for item_id in self.in_run(version, user_id)
-        ]
+        known = self.in_run(version, user_id)
+        events = (await self._since(version, [user_id], [known]))[0]
+        history: list[dict[str, Any]] = [{"item_id": item_id, "time": None} for item_id in known]
         history += [{"item_id": event.item_id, "time": event.time} for event in events]
         if not history:
             raise NotFoundError("nothing is known of this user")
         return {"user_id": user_id, "history": history}
+
+    async def _since(
+        self, version: Version, user_ids: Sequence[str], known: Sequence[list[str]]
+    ) -> list[list[Event]]:
+        """Each user's events that are not in the history that the run knows."""
+        taken = version.taken_from(self._store.identity)
+        after = [taken if history else 0 for history in known]
+        return await self._in_store(lambda: self._store.events_of(user_ids, after))
 
     async def append(
         self, events: Sequence[Event], key: str | None, digest: str, given_time: float | None

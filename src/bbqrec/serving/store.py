@@ -56,6 +56,7 @@ class EventStore:
             place: the path of an SQLite file, made if need be, or a postgresql:// URL.
         """
         self._owner = uuid.uuid4().hex
+        self.identity: str | None = None
         self._holds_deleted = False
         self._database = Postgres(place) if "://" in place else SqliteFile(Path(place))
         self._insert: Callable[..., Any] = self._database.insert
@@ -69,7 +70,11 @@ class EventStore:
     def _prepare(self) -> None:
         self._database.open()
         with self._database.transaction() as db:
+            is_new = not sql.inspect(db).has_table(EVENTS.name)
             TABLES.create_all(db)
+            if is_new:
+                self._add(db, ABOUT, name="identity", value=uuid.uuid4().hex)
+            self.identity = db.execute(about("identity")).scalar_one_or_none()
             self._add(db, ABOUT, name="format_version", value=str(FORMAT_VERSION))
             found = db.execute(about("format_version")).scalar_one()
             if found != str(FORMAT_VERSION):
@@ -161,14 +166,21 @@ class EventStore:
         with self._reading() as db:
             return float(db.execute(about("latest_time")).scalar_one_or_none() or 0)
 
-    def events_of(self, user_ids: Sequence[str]) -> list[list[Event]]:
-        """Each user's latest events in order of time, equal times in order of arrival."""
+    def events_of(
+        self, user_ids: Sequence[str], after: Sequence[int] | None = None
+    ) -> list[list[Event]]:
+        """Each user's latest events in order of time, equal times in order of arrival.
+
+        Args:
+            after: for each user the number of the event to begin behind; None: all.
+        """
         columns = (EVENTS.c.user_id, EVENTS.c.item_id, EVENTS.c.time)
         newest = (EVENTS.c.time.desc(), EVENTS.c.number.desc())
         result = []
         with self._reading() as db:
-            for user_id in user_ids:
+            for user_id, number in zip(user_ids, after or [0] * len(user_ids), strict=True):
                 of_user = sql.select(*columns).where(EVENTS.c.user_id == user_id)
+                of_user = of_user.where(EVENTS.c.number > number)
                 rows = db.execute(of_user.order_by(*newest).limit(MAX_HISTORY)).all()
                 result.append([Event(*row) for row in reversed(rows)])
         return result
@@ -258,6 +270,8 @@ def read_collected(place: str) -> Collected:
             _ids(db, WITHDRAWN.c.item_id),
             _ids(db, RESTORED.c.item_id),
             _ids(db, FORGOTTEN.c.user_hash),
+            db.execute(about("identity")).scalar_one_or_none(),
+            db.execute(sql.select(sql.func.max(EVENTS.c.number))).scalar_one() or 0,
         )
 
 

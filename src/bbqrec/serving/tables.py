@@ -13,6 +13,7 @@ EVENTS = sql.Table(
     sql.Column("item_id", sql.Text, nullable=False),
     sql.Column("time", sql.Double, nullable=False),
     sql.Index("events_by_user", "user_id", "time", "number"),
+    sqlite_autoincrement=True,  # no number comes twice: an update remembers how far it has read
 )
 KEYS = sql.Table(
     "idempotency_keys",
@@ -42,5 +43,5 @@ ABOUT = sql.Table(
 
 
 def about(name: str) -> "sql.Select[str]":
-    """One fact about the store: its format_version, its owner, the latest_time it gave."""
+    """One fact about the store: its format_version, identity, owner, the latest_time it gave."""
     return sql.select(ABOUT.c.value).where(ABOUT.c.name == name)

@@ -201,6 +201,10 @@ class Version:
         """How often each item occurs in the run's training data."""
         return self.recommender.dataset.popularity()
 
+    def taken_from(self, store: str | None) -> int:
+        """The number of an event store's last event that the run's histories have."""
+        return int(self.recommender.dataset.info.get("taken", {}).get(store, 0))
+
     def base_history(self, user_id: str) -> list[str] | None:
         """What the run itself knows of a user, oldest first; None for others."""
         user = self._user_of_id.get(user_id)
