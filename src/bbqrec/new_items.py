@@ -42,6 +42,7 @@ class Placed(NamedTuple):
     item_id: str
     title: str
     vectors: dict[str, Tensor]
+    has_picture: bool = False
 
 
 class Extended(NamedTuple):
@@ -93,7 +94,11 @@ class NewItems:
                 "the run's encoders find nothing they know in this item; describe it in words "
                 "like those of the catalog, or send a picture if the run reads pictures"
             )
-        return Placed(item.item_id, item.title or item.item_id, vectors)
+        return Placed(item.item_id, item.title or item.item_id, vectors, item.image is not None)
+
+    @property
+    def reads_pictures(self) -> bool:
+        return any(f.identity["source"] == "image" for f in self._features)
 
     def extend(self, posted: Sequence[Placed]) -> Extended:
         """The recommender with `posted` after the run's own items, in that order.

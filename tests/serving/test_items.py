@@ -47,6 +47,25 @@ def test_a_posted_item_is_recommendable_at_once_and_after_a_restart(
     assert ids(restarted) == ids(answer)
 
 
+def test_a_run_without_pictures_takes_none(wordy: Path, run: Path, opened: Open) -> None:
+    title = Recommender.from_pretrained(wordy).dataset.titles[0]
+    picture = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(picture, "PNG")
+    image = base64.b64encode(picture.getvalue()).decode()
+
+    client = opened(wordy)
+    refused = client.post("/v1/items", json={"item_id": "x", "title": title, "image": image})
+    post(client, "plain", title=title)
+    client.__exit__(None, None, None)
+    both = opened(run)
+    post(both, "seen", title=title, image=image)
+
+    assert "without pictures; leave the image out" in problem(refused, 422)["detail"]
+    found = both.get("/v1/search", params={"q": title, "k": 30}).json()["items"]
+    shown = {card["item_id"]: card["has_picture"] for card in found}
+    assert (shown["plain"], shown["seen"]) == (False, True)
+
+
 def test_an_id_may_end_as_a_path_does(run: Path, client: TestClient) -> None:
     title = Recommender.from_pretrained(run).dataset.titles[0]
     for item_id in ("a", "a/similar", "a/similar/similar"):

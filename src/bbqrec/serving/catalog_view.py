@@ -188,8 +188,9 @@ class CatalogView:
         cards = []
         for item in items:
             item_id = self._dataset.item_ids[item]
-            is_new = item >= self.run.num_items
-            has_picture = is_new or item_id in self.run.thumbnails
+            place = item - self.run.num_items  # among the posted ones
+            posted = self.version.posted[place] if place >= 0 else None
+            has_picture = posted.has_picture if posted else item_id in self.run.thumbnails
             title = " ".join(self._dataset.titles[item].split()) or item_id
             cards.append({"item_id": item_id, "title": title, "has_picture": has_picture})
         return cards

@@ -133,6 +133,8 @@ class Version:
                 "there is an item of this id already; if it was withdrawn, DELETE "
                 "/v1/withdrawn/{id} lets it back in"
             )
+        if item.image is not None and not self.new_items.reads_pictures:
+            raise RequestError("this run was trained without pictures; leave the image out")
         posted = (*self.posted, self.new_items.encode(item))
         explainer = self.explainer_of_run
         return self._make(self.name, self.run, self.new_items, posted, self.withdrawn, explainer)
