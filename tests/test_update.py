@@ -275,6 +275,18 @@ def test_a_second_update_goes_on_from_the_first(updated: Path, tmp_path: Path) -
         assert child.about["parent_identity"] == parent.identity != child.identity
 
 
+def test_what_nothing_describes_is_taken_in_with_a_word(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = RunFolder(root).dataset().user_ids
+    described = PostedItem("lamp", "A lamp", None, None)
+    events = [Event(users[0], item, 1.9e9) for item in ("lamp", "lmap")]
+
+    update_run(root, News(collected=Collected(events, [described])))
+
+    assert "nothing describes 1 of the new items (lmap ...)" in caplog.text
+
+
 def test_what_a_server_collected_is_taken_over_while_it_runs(root: Path, tmp_path: Path) -> None:
     place = str(tmp_path / "events.sqlite3")
     store = EventStore(place)

@@ -79,7 +79,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        hint = "" if path.suffix == ".toml" else "; if it holds data, give it with --data"
+        raise ConfigError(f"{path} is not valid TOML: {error}{hint}") from None
 
 
 def as_toml(settings: Config, section: str = "") -> str:

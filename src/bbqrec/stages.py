@@ -52,7 +52,9 @@ def announce(run: RunFolder, stage: str) -> None:
 
 def check_size(dataset: Dataset, config: RunConfig) -> None:
     """DataError where there is too little to train and evaluate, before hours are spent on it."""
-    remedy = "lower prepare.min_item and prepare.min_user, or bring more data"
+    options, remedy = config.prepare, "bring more data"
+    if options.min_item > 1 or options.min_user > 1:
+        remedy = f"lower prepare.min_item and prepare.min_user, or {remedy}"
     if dataset.num_items < VALIDATION_DEPTH:
         raise DataError(
             f"the prepared data hold {dataset.num_items} items, but training is validated on lists "

@@ -4,7 +4,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -276,9 +275,7 @@ def _shoppers(run: RunFolder) -> Table:
     """A few users' latest items and what is recommended to them, by title."""
     recommender = Recommender.load(run)
     dataset = recommender.dataset
-    # Evenly spread over the test cases, so that the same run always shows the same people.
-    rows = np.linspace(0, len(dataset.test) - 1, NUM_SHOPPERS).astype(np.int64)
-    cases = dataset.test.take(rows)
+    cases = dataset.test.take(dataset.test.spread(NUM_SHOPPERS))
     histories = [
         [dataset.item_ids[item] for item in cases.histories.row(row)] for row in range(len(cases))
     ]

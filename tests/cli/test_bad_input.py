@@ -151,7 +151,7 @@ def test_settings_that_were_refused_are_not_kept(tmp_path: Path) -> None:
     ("num_items", "num_events", "message"),
     [
         (30, 2, "no validation case"),
-        (9, 6, "hold 9 items, but training is validated on lists of 10; lower prepare.min_item"),
+        (9, 6, "hold 9 items, but training is validated on lists of 10; bring more data"),
         (15, 6, "list fewer: --set 'evaluation.metrics=["),
     ],
 )

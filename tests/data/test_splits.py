@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bbqrec.data.config import PrepareConfig
-from bbqrec.data.dataset import Cases
+from bbqrec.data.dataset import Cases, Sequences
 from bbqrec.data.event_log import EventLog
 from bbqrec.data.splits import split_log
 
@@ -108,3 +108,13 @@ def test_a_temporal_split_never_lets_training_see_past_its_date(seed: int) -> No
     assert as_list(split.test) == test
     assert test
     assert validation
+
+
+def test_cases_are_shown_evenly_and_repeats_only_where_there_is_nothing_else() -> None:
+    histories = Sequences(np.array([0, 1, 2, 3, 4, 5], np.int32), np.array([0, 2, 3, 3, 5, 6]))
+    cases = Cases(np.arange(5), histories, np.array([1, 9, 9, 9, 5], np.int32))
+    repeats = cases.take(np.array([0, 4]))
+
+    assert cases.spread(2).tolist() == [1, 3]
+    assert cases.spread(9).tolist() == [1, 2, 3]
+    assert repeats.spread(1).tolist() == [0]

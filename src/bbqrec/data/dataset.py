@@ -60,6 +60,18 @@ class Cases(NamedTuple):
     def take(self, rows: NDArray[np.int64]) -> "Cases":
         return Cases(self.users[rows], self.histories.take(rows), self.targets[rows])
 
+    def spread(self, count: int) -> NDArray[np.int64]:
+        """Rows to show, the same ones always: evenly spread over those whose target is new to its
+        user, which alone can be recommended, or over all where there is none."""
+        owner = np.repeat(np.arange(len(self)), self.histories.lengths)
+        is_repeat = self.histories.items == self.targets[owner]
+        rows = np.setdiff1d(np.arange(len(self)), owner[is_repeat])
+        rows = rows if len(rows) else np.arange(len(self))
+        chosen: NDArray[np.int64] = rows[
+            np.unique(np.linspace(0, len(rows) - 1, count).astype(np.int64))
+        ]
+        return chosen
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -96,6 +96,15 @@ def grow(
     lost = {old.user_ids[user] for user in np.unique(old.users[~_is_in(old, log)]).tolist()}
     log = _renumbered(log, dataset, described, collected.forgotten, config.seed)
 
+    named_only = [i for i in log.item_ids[dataset.num_items :] if i not in described]
+    if named_only and dataset.titles != dataset.item_ids:
+        logger.warning(
+            "nothing describes %d of the new items (%s ...): only interactions name them; is an id "
+            "mistyped?",
+            len(named_only),
+            named_only[0],
+        )
+
     before = set(dataset.info.get("withdrawn", []))
     now = before if withdrawn is None else set(withdrawn)
     now = (now | collected.withdrawn) - collected.restored

@@ -179,7 +179,12 @@ def read_sequences(source: Path, rejected: Rejected) -> RawData:
     for number, text in read_lines(path, rejected):
         user, *items = text.split()
         if not items:
-            rejected.add(path, number, "a user without items", text)
+            rejected.add(
+                path,
+                number,
+                "a user without items (it was read in S3Rec's form: a user and its items)",
+                text,
+            )
             continue
         users.append(str(user_of.get(user, user)))
         sequences.append([str(item_of.get(item, item)) for item in items])

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from bbqrec.bundle import RunFolder
 from bbqrec.recommend import Recommender
 from bbqrec.report.metrics import OURS
@@ -32,10 +30,10 @@ class User(NamedTuple):
 
 
 def sample_users(run: RunFolder, recommender: Recommender, pictures: Pictures) -> list[User]:
-    """Users evenly spaced over the test cases: the same for every model, chosen by no outcome."""
+    """See `Cases.spread`: the same for every model, chosen by no outcome."""
     dataset = recommender.dataset
     cases = dataset.test
-    rows = np.unique(np.linspace(0, len(cases) - 1, NUM_USERS).astype(np.int64))
+    rows = cases.spread(NUM_USERS)
     ranks = read_tensors(run.folder("evaluate") / "test_ranks.safetensors")[f"{OURS}.filtered"]
     sample = cases.take(rows)
     histories = [sample.histories.row(row).tolist() for row in range(len(sample))]

@@ -105,6 +105,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _of_framework(request: Request, error: HTTPException) -> Response:
         detail = TITLES.get(error.status_code, "Problem").lower()
+        if error.status_code in (404, 405):
+            detail += "; /docs lists what can be asked"
         headers = dict(error.headers or {})
         if error.status_code == 405:
             found = _allowed(app, request.url.path)

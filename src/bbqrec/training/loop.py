@@ -189,6 +189,8 @@ def fit(
         save()
     if best:
         recipe.model.load_state_dict(best)
+        why = "no better since, so training ends" if state.epoch < epochs else "the best"
+        logger.info("epoch %d is kept: %s", state.best_epoch + 1, why)
     logger.info("%s: %.0f MB of memory at most", description, max(state.peak_mb))
     return FitResult(state.log, state.best_epoch, state.step, state.start, state.peak_mb)
 
