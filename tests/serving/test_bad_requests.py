@@ -80,6 +80,18 @@ def test_a_body_that_is_not_json_is_told_so_with_the_place(
         assert answer["errors"] == [{"where": "body", "why": why}]
 
 
+def test_what_is_wrong_is_said_in_words_of_ours(asked: TestClient) -> None:
+    event = {"user_id": "u", "item_id": "a", "time": "2024-09-01T00:00:00Z"}
+
+    late = problem(asked.post("/v1/events", json={"events": [event]}), 422)
+    nobody = problem(asked.post("/v1/recommend", json={}), 422)
+    lost = problem(asked.get("/v1/recommendations"), 404)
+
+    assert late["errors"][0]["why"].endswith("number, in seconds since 1970")
+    assert nobody["errors"][0]["why"].startswith("give either user_ids or histories")
+    assert lost["detail"] == "not found; /docs lists what can be asked"
+
+
 @pytest.mark.parametrize("number", NUMBERS, ids=range(len(NUMBERS)))
 def test_numbers_that_are_none(number: str, asked: TestClient) -> None:
     bodies = [

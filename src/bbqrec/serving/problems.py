@@ -155,7 +155,8 @@ def _where(error: dict[str, Any]) -> str:
 
 def _why(error: dict[str, Any]) -> str:
     if error["type"] != "extra_forbidden":
-        return str(error["msg"])[:100]
+        unit = ", in seconds since 1970" if error["loc"][-1] == "time" else ""
+        return str(error["msg"]).removeprefix("Value error, ")[:100] + unit
     name = str(error["loc"][-1])  # which another request may well have
     close = get_close_matches(name, [known for known in _known_fields() if known != name], n=1)
     return "there is no such field" + (f"; did you mean {close[0]}?" if close else "")
