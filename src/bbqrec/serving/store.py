@@ -70,11 +70,9 @@ class EventStore:
     def _prepare(self) -> None:
         self._database.open()
         with self._database.transaction() as db:
-            is_new = not sql.inspect(db).has_table(EVENTS.name)
             TABLES.create_all(db)
-            if is_new:
-                self._add(db, ABOUT, name="identity", value=uuid.uuid4().hex)
-            self.identity = db.execute(about("identity")).scalar_one_or_none()
+            self._add(db, ABOUT, name="identity", value=uuid.uuid4().hex)
+            self.identity = db.execute(about("identity")).scalar_one()
             self._add(db, ABOUT, name="format_version", value=str(FORMAT_VERSION))
             found = db.execute(about("format_version")).scalar_one()
             if found != str(FORMAT_VERSION):
