@@ -93,7 +93,8 @@ def _history(explanation: Explanation) -> Table:
         )
     table.caption = (
         "attention: share of the last layer's; likeness: added to it for that; "
-        "neighbor: added to the logit; counts: the score less that without the event."
+        "neighbor: added to the logit; counts: the score less that without the event "
+        "(▒: it took away)."
     )
     table.caption_justify = "left"
     return table
@@ -163,7 +164,8 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
 
 
 def _bar(value: float, largest: float) -> Text:
-    """As long as the value's size, red where it is negative."""
+    """As long as the value's size; red and lighter where it is negative, also without colors."""
     eighths = round(8 * WIDTH * min(1.0, abs(value) / largest)) if largest else 0
-    text = "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
-    return Text(text, "green" if value >= 0 else "red")
+    if value < 0:
+        return Text("▒" * math.ceil(eighths / 8), "red")
+    return Text("█" * (eighths // 8) + EIGHTHS[eighths % 8].strip(), "green")
