@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -26,6 +25,9 @@ class TellingWords:
     """
 
     def __init__(self, texts: list[str]) -> None:
+        # Here, since it takes most of a second to import and few commands look at words.
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
+
         vectorizer = CountVectorizer(
             binary=True, token_pattern=WORD, stop_words=list(ENGLISH_STOP_WORDS)
         )

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from sklearn.metrics import adjusted_mutual_info_score
 from torch import Tensor
 
 from bbqrec.data import Dataset
@@ -80,6 +79,9 @@ def neighbors_kept(
 def _information(
     codes: Int[Tensor, " item"], features: list[Features], dataset: Dataset, *, seed: int
 ) -> dict[str, float]:
+    # Here, since it takes most of a second to import.
+    from sklearn.metrics import adjusted_mutual_info_score
+
     behavior = cooccurrence_vectors(dataset.train, dataset.num_items, dim=64, seed=seed)
     spaces = {"behavior": (behavior, behavior.abs().sum(1) > 0)}
     spaces |= {f.modality: (f.vectors, f.is_present) for f in features}
