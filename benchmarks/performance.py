@@ -41,9 +41,9 @@ here says how well a model ranks. What torch-rechub and cornac publish as TIGER 
 `outside`, in an environment of its own (its command is in the script).
 
 Products are multiplied by oneDNN, which PyTorch brings along, and Hugging Face's by PyTorch's own
-MKL, as its users get them. On the processor of most tables (108 GFLOP/s in float32, Zen 4) the two
-are equally fast; on newer AMD processors (Zen 5, `outside`) MKL uses half the width of the AVX-512
-units, and ratios in float32 are larger. What is left above the floor is in `breakdown`: attention,
+MKL, as its users get them. On the processor of these tables (108 GFLOP/s in float32, Zen 4) the two
+are equally fast; on newer AMD processors (Zen 5) MKL uses half the width of the AVX-512 units, and
+ratios in float32 are larger. What is left above the floor is in `breakdown`: attention,
 whose products are many and small, work element by element ("others"), and the time between
 operations ("between"), a quarter of what a single user waits for and half of what "fast" takes.
 
@@ -53,7 +53,7 @@ content and bias. Much of their ratio is the smaller model: a search takes 12 / 
 at beams of 10 / 20 / 50. "Fast, as wide as T5" has T5's encoder and takes 82 / 100 / 153; the goals
 of "fast" were set with a prototype of 82 / 88 / 106. What `bbqrec run` trains by default does
 not search: it ranks all items by the dense score, with content, neighbors, repeats and bias, and
-reads 50 items: rows "preset fast, as shipped". `outside` was run with 3 rounds; it makes 5 now.
+reads 50 items: rows "preset fast, as shipped".
 """
 GAPS = """## Why some goals are not reached
 
