@@ -6,12 +6,11 @@ where an answer has other items than the run's, or a score further off than an e
 """
 
 import argparse
-import importlib.util
 import json
+import runpy
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -31,15 +30,6 @@ class Agreement(NamedTuple):
 
     same_lists: int
     largest_difference: float
-
-
-def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("example", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def compare(theirs: list[list[tuple[int, float]]], ours: Ranking) -> Agreement:
@@ -74,7 +64,7 @@ def main() -> None:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         export_run(arguments.run, Path(folder) / "exported")
-        exported = example().Exported(Path(folder) / "exported")
+        exported = runpy.run_path(str(EXAMPLE))["Exported"](Path(folder) / "exported")
         for name, ranker in rankers.items():
             ours = ranker.rank(cases.to_histories(), K, exclude_seen=True)
             answers = [getattr(exported, name)(history, K) for history in histories]

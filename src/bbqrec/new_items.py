@@ -98,6 +98,7 @@ class NewItems:
 
     @property
     def reads_pictures(self) -> bool:
+        """Whether the run was trained with pictures."""
         return any(f.identity["source"] == "image" for f in self._features)
 
     def extend(self, posted: Sequence[Placed]) -> Extended:

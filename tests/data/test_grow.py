@@ -223,6 +223,26 @@ def test_positions_cannot_be_put_in_order_with_times(base: Path, tmp_path: Path)
         grown(base, tmp_path / "new.txt", tmp_path / "out")
 
 
+def test_a_new_item_is_asked_about_only_where_nothing_describes_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    write(shop / "interactions.csv", BASE)
+    items = {"item_id": [f"i{n}" for n in range(7)] + ["old stock"]}
+    pl.DataFrame(items | {"title": ["A title"] * 8}).write_csv(shop / "items.csv")
+    folder = prepared(tmp_path / "base", shop)
+    user, _, time = BASE[-1]
+    write(
+        shop / "interactions.csv", [*BASE, (user, "old stock", time + 1), (user, "typo", time + 2)]
+    )
+
+    dataset, _ = grown(folder, shop, tmp_path / "out")
+
+    assert set(dataset.item_ids[7:]) == {"old stock", "typo"}
+    assert "nothing describes 1 of the new items (typo ...)" in caplog.text
+
+
 def test_described_items_come_in_unless_they_were_left_out_before(tmp_path: Path) -> None:
     shop = tmp_path / "shop"
     (shop / "images").mkdir(parents=True)

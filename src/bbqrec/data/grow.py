@@ -86,9 +86,9 @@ def grow(
     log, _ = without_repeats(log, config.repeats)
     log, _ = latest(log, config.latest)
     left_out = _left_out(directory)
-    described = {item.item_id for item in collected.items}
-    described |= set() if raw is None or raw.items is None else set(raw.items["item_id"])
-    described -= left_out | set(dataset.item_ids)
+    all_described = {item.item_id for item in collected.items}
+    all_described |= set() if raw is None or raw.items is None else set(raw.items["item_id"])
+    described = all_described - left_out - set(dataset.item_ids)
     size = len(log)
     log = _with_enough(log, dataset, described, config)
     num_waiting = size - len(log)
@@ -96,7 +96,7 @@ def grow(
     lost = {old.user_ids[user] for user in np.unique(old.users[~_is_in(old, log)]).tolist()}
     log = _renumbered(log, dataset, described, collected.forgotten, config.seed)
 
-    named_only = [i for i in log.item_ids[dataset.num_items :] if i not in described]
+    named_only = [i for i in log.item_ids[dataset.num_items :] if i not in all_described]
     if named_only and dataset.titles != dataset.item_ids:
         logger.warning(
             "nothing describes %d of the new items (%s ...): only interactions name them; is an id "

@@ -54,7 +54,8 @@ def beam_search(
     for depth, level in enumerate(index.levels):
         is_alive = scores != -torch.inf if is_static else None
         below = level.below(nodes, is_alive) if depth else level.from_root(batch)
-        places = below.codes.to(torch.int64, copy=True)  # (batch, row, slot)
+        # (batch, row, slot); a copy, since the codes are the index's own
+        places = below.codes.to(torch.int64, copy=True)
         places += (below.beam * log_probs.shape[2])[..., None]
         totals = log_probs.flatten(1).gather(1, places.flatten(1)).float().view(places.shape)
         totals += scores.gather(1, below.beam)[..., None]

@@ -56,7 +56,7 @@ class EventStore:
             place: the path of an SQLite file, made if need be, or a postgresql:// URL.
         """
         self._owner = uuid.uuid4().hex
-        self.identity: str | None = None
+        self.identity = ""
         self._holds_deleted = False
         self._database = Postgres(place) if "://" in place else SqliteFile(Path(place))
         self._insert: Callable[..., Any] = self._database.insert
@@ -93,8 +93,10 @@ class EventStore:
     @contextmanager
     def _reading(self, *, writes: bool = False) -> Iterator[sql.Connection]:
         owner = about("owner")
-        if writes:  # in PostgreSQL nobody can become the owner before this is over
-            owner = owner.with_for_update(read=True)
+        if writes:
+            # In PostgreSQL nobody can become the owner before this is over, and no later number
+            # be there before an earlier one, which an update would then never read.
+            owner = owner.with_for_update()
         with self._errors_told(), self._database.transaction() as db:
             if db.execute(owner).scalar_one_or_none() != self._owner:
                 raise StorageError("another server has used the event store; start this one again")

@@ -31,7 +31,7 @@ from bbqrec.recommender import OnePassRecommender
 from bbqrec.serving.encoded import EncodedHistories
 from bbqrec.serving.store import PostedItem
 
-MAX_STATES = 65_536
+MAX_STATES = 65_536  # of histories, that are kept of a model
 NUM_GOLDEN = 8
 GOLDEN_K = 10
 
@@ -203,7 +203,7 @@ class Version:
         """How often each item occurs in the run's training data."""
         return self.recommender.dataset.popularity()
 
-    def taken_from(self, store: str | None) -> int:
+    def taken_from(self, store: str) -> int:
         """The number of an event store's last event that the run's histories have."""
         return int(self.recommender.dataset.info.get("taken", {}).get(store, 0))
 
