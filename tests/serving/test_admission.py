@@ -88,7 +88,8 @@ def test_a_burst_may_wait_and_in_a_flood_less_than_a_call() -> None:
             early = await held.ask(30)
             held.clock.now += 2 * STANDING_S  # full all the time since
             late = await held.ask(30)
-            await held.answer(5)  # so that none waits, and the last 4 are begun
+            await held.answer(1)
+            waited_longest, held.asked = held.asked[5:23], held.asked[:5] + held.asked[23:]
             standing = await held.ask(30)
             await held.answer(2)  # those too, and then nothing is left
             dry = await held.ask(30)
@@ -98,6 +99,8 @@ def test_a_burst_may_wait_and_in_a_flood_less_than_a_call() -> None:
             await end(held, worker)
 
         assert (burst, early, late, standing, dry) == (20, 4, 0, 2, 2)
+        assert held.sizes[:5] == [1, 4, 2, 2, 2]
+        assert all(isinstance(task.exception(), OverloadedError) for task in waited_longest)
         assert calm >= 20
 
     run(scenario())

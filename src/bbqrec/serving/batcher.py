@@ -14,6 +14,8 @@ from bbqrec.serving.flood import Flood
 
 logger = logging.getLogger(__name__)
 
+TOO_MANY_WAIT = "too many requests are waiting; come back in a second"
+
 K = TypeVar("K")  # what can be computed together
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -77,7 +79,7 @@ class Batcher(Generic[K, Q, A]):
         """
         work = len(questions) if work is None else work
         if self._num_waiting and self._num_waiting + work > self.max_waiting:
-            raise OverloadedError("too many requests are waiting; come back in a second")
+            raise OverloadedError(TOO_MANY_WAIT)
         answers: asyncio.Future[list[A]] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(key, questions, work, answers)
         self._waiting.append(waiting)
@@ -98,6 +100,7 @@ class Batcher(Generic[K, Q, A]):
         """Answer until cancelled."""
         while True:
             await self._arrived.wait()
+            self._turn_away()
             batch = self._next_batch()
             if not batch:
                 self._arrived.clear()
@@ -123,6 +126,18 @@ class Batcher(Generic[K, Q, A]):
                 with suppress(asyncio.InvalidStateError):  # who asked has gone
                     waiting.answers.set_result(list(answers[start:end]))
                 start = end
+
+    def _turn_away(self) -> None:
+        """Who has waited longest, while more wait than may.
+
+        When a burst turns out to be a flood, a long queue stands: to work it off would make all
+        who come behind it wait as long, and answers that come this late help few.
+        """
+        while len(self._waiting) > 1 and self._num_waiting > self.max_waiting:
+            oldest = self._waiting.pop(0)
+            self._num_waiting -= oldest.work
+            with suppress(asyncio.InvalidStateError):  # who asked has gone
+                oldest.answers.set_exception(OverloadedError(TOO_MANY_WAIT))
 
     def _next_batch(self) -> list[_Waiting[K, Q, A]]:
         """The oldest question and those behind it that can be computed with it."""

@@ -22,6 +22,9 @@ from bbqrec.serving.store import EventStore
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 GRACE_S = 10
+# To look through what hundreds of open connections hold takes 25 ms of a slow core, and by Python's
+# own thresholds is done every three seconds in a flood: all that wait then wait so much longer.
+_THRESHOLDS = (700, 10, 100)
 FIRST_HANDED_DOWN = 3  # the descriptor, after those of input, output and errors
 
 logger = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ def serve(
     # every answer for a fifth of a second each time.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)
     settings = uvicorn_settings(service)
     server = uvicorn.Server(settings)
     shown = f"[{host}]" if ":" in host else host
