@@ -6,10 +6,11 @@
 item for item, for full and for padded histories, and the scores of every other search those that
 the model gives the items found. "fast" is a search with the model of that preset (one token per
 item, one narrow encoder layer, a small network per level) but without content and bias; "as wide
-as T5" gives it T5's encoder; "generate" is that preset: a walk down the tree of semantic IDs, the
-history's items as repeats. Histories of 20 items, 32 users, all at once; Hugging Face's in whatever
-batches it is fastest with. "preset fast, as shipped" searches nothing: the dense score of all
-items, with content, neighbors, repeats and bias, and histories of 50 items.
+as T5" gives it T5's encoder; "generate, no neighbors" is that preset without neighbors, with which
+it scores all items: a walk down the tree of semantic IDs, the history's items as repeats. Histories
+of 20 items, 32 users, all at once; Hugging Face's in whatever batches it is fastest with. "preset
+fast, as shipped" searches nothing: the dense score of all items, with content, neighbors, repeats
+and bias, and histories of 50 items.
 """
 
 import statistics
@@ -38,7 +39,7 @@ MODELS = {
     "exact": workload.EXACT,
     "fast": workload.FAST,
     WIDE: workload.WIDE_FAST,
-    "generate": workload.GENERATE,
+    "generate, no neighbors": workload.GENERATE,
 }
 
 
@@ -253,7 +254,7 @@ def main() -> None:
             name, _, precision = label.rpartition(", ")
             if label in batches:
                 row["batch"] = batches[label]
-            if name in MODELS and name != "generate":
+            if name in MODELS and name != "generate, no neighbors":
                 flops = BATCH * workload.search_flops(MODELS[name], beam_width)
                 floor_s = report.floor_s(flops, precision)
                 row["share_of_floor"] = rounds.rounded(floor_s / statistics.median(taken))

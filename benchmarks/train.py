@@ -3,9 +3,9 @@
     python benchmarks/train.py [--quick] [--rounds 5]
 
 A step is forward, code loss, backward, clipping and AdamW, with dropout 0.1, for both sides; a
-pass over 20 items and their followers is 20 examples. "exact" is the form `paper`, "generate" that
-preset, which compares each state with all prefixes of the catalog. The dense
-score, which the forms with one pass may learn besides, is not part of it. Before anything is
+pass over 20 items and their followers is 20 examples. "exact" is the form `paper`, "generate, no
+neighbors" that preset without them, which compares each state with all prefixes of the catalog. The
+dense score, which the forms with one pass may learn besides, is not part of it. Before anything is
 timed, the loss at every position must be that of the same model reading that prefix alone, and
 that of "exact" must be T5's with the same weights.
 
@@ -38,7 +38,7 @@ MODELS = {
     "one pass + decoder": workload.ONE_PASS,
     "fast": workload.FAST,
     "fast, as wide as T5": workload.WIDE_FAST,
-    "generate": workload.GENERATE,
+    "generate, no neighbors": workload.GENERATE,
 }
 
 

@@ -24,7 +24,7 @@ SHIPPED = "preset fast, as shipped"
 SEARCHES = [
     (name, precision, beams, users)
     for users, beams in ((1, 20), (32, 20))
-    for name in (SHIPPED, "fast", "fast, as wide as T5", "generate", "exact")
+    for name in (SHIPPED, "fast", "fast, as wide as T5", "generate, no neighbors", "exact")
     for precision in (("fp32",) if users == 1 else ("fp32", "bf16"))
 ]
 STEPS = [(name, p) for name in ("fast", "fast, as wide as T5") for p in ("fp32", "bf16")]

@@ -8,6 +8,7 @@ from bbqrec.data import Sequences
 from bbqrec.ranking import Histories
 from bbqrec.recommender import (
     ItemTables,
+    NeighborConfig,
     OnePassRecommender,
     RecommenderConfig,
     SequenceModel,
@@ -30,7 +31,8 @@ ONE_PASS = DEFAULT.model_copy(
 )
 LEVEL = ONE_PASS.model_copy(update={"normalize": "level"})
 LIGHT = ONE_PASS.model_copy(update={"decoder": "light"})
-TREE = DEFAULT.model_copy(update={"decoder": "tree"})
+NEAR_TREE = DEFAULT.model_copy(update={"decoder": "tree"})
+TREE = NEAR_TREE.model_copy(update={"neighbors": NeighborConfig(enabled=False)})
 PAPER = RecommenderConfig.paper(**NARROW)
 FORMS = {
     "default": DEFAULT,
@@ -38,6 +40,7 @@ FORMS = {
     "level": LEVEL,
     "light": LIGHT,
     "tree": TREE,
+    "near_tree": NEAR_TREE,
     "paper": PAPER,
 }
 
@@ -65,6 +68,12 @@ def random_tables(seed: int = 0) -> ItemTables:
     )
 
 
+def tables_for(config: RecommenderConfig) -> ItemTables:
+    """Those of `random_tables` that such a model has."""
+    tables = random_tables()
+    return tables if config.neighbors.enabled else tables._replace(neighbors={})
+
+
 def random_histories(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """What training saw: none of the last five items."""
     rng = np.random.default_rng(seed)
@@ -82,7 +91,7 @@ def random_model(
     config: RecommenderConfig, tables: ItemTables | None = None, *, seed: int = 0
 ) -> SequenceModel:
     """Weights drawn from `seed`, those that training starts at 0 included; dropout off."""
-    tables = random_tables() if tables is None else tables
+    tables = tables_for(config) if tables is None else tables
     torch.manual_seed(seed)
     model = build_recommender(config, tables, edges_of(config, tables)).eval()
     for table in model.similarity_tables().values():

@@ -8,15 +8,12 @@ Preset = Literal["fast", "one_pass", "generate", "paper"]
 def lay_preset(values: dict[str, Any], name: Preset) -> dict[str, Any]:
     """`values` with the preset in place of its section `recommender`, of the weights of the two
     scores in `training` and of `ranking.rank_by`."""
-    from bbqrec.recommender import (  # slow to import; the names above are not
-        NeighborConfig,
-        RecommenderConfig,
-    )
+    from bbqrec.recommender import RecommenderConfig  # slow to import; the names above are not
 
     shape = {
         "fast": RecommenderConfig(),
         "one_pass": RecommenderConfig(decoder="transformer", normalize="vocabulary"),
-        "generate": RecommenderConfig(decoder="tree", neighbors=NeighborConfig(enabled=False)),
+        "generate": RecommenderConfig(decoder="tree"),
         "paper": RecommenderConfig.paper(),
     }[name]
     generates = name in ("generate", "paper")

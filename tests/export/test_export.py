@@ -94,11 +94,14 @@ def test_onnx_ranks_by_the_dense_score_as_the_run_does(
         torch.testing.assert_close(scores, ours.scores[row], atol=TOLERANCE, rtol=0)
 
 
-@pytest.fixture(scope="module")
-def generating(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[True, False], ids=["neighbors", "repeats alone"])
+def generating(
+    shop: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
     """A run that walks down the tree of semantic IDs, with its export beside it."""
     folder = tmp_path_factory.mktemp("tree")
-    config = tiny_config(recommender={"decoder": "tree"}, ranking={"rank_by": "generative"})
+    recommender = {"decoder": "tree", "neighbors": {"enabled": request.param}}
+    config = tiny_config(recommender=recommender, ranking={"rank_by": "generative"})
     run_stages(RunFolder(folder / "run"), config, source=shop, until="train")
     export_run(folder / "run", folder / "exported")
     return folder

@@ -17,6 +17,7 @@ from small_catalogs import (
     edges_of,
     random_model,
     random_tables,
+    tables_for,
 )
 
 from bbqrec.errors import ConfigError, FeatureError
@@ -155,7 +156,7 @@ def test_a_step_of_training_treats_some_items_as_it_would_if_they_were_unseen() 
 def test_an_item_that_nothing_tells_of_does_not_blow_up_the_gradient(
     config: RecommenderConfig,
 ) -> None:
-    tables = random_tables()
+    tables = tables_for(config)
     silent = int((~tables.is_present["text"] & ~tables.is_present["image"]).nonzero()[0])
     model = build_recommender(config, tables, edges_of(config, tables))
     assert not model.item_table(torch.arange(NUM_ITEMS) == silent)[silent].any()
@@ -245,6 +246,13 @@ def test_every_weight_learns(name: str) -> None:
     if isinstance(model, OnePassRecommender):
         output = model(HISTORIES, TARGETS, start_targets=targets)
         logits, labels = output.code_logits, model.code_targets(output.targets)
+        if model.walks_by_items:
+            decoder = model.decoder
+            compared = decoder.compare(output.user_states, model.prefix_vectors(decoder))
+            logits, labels = (
+                decoder.item_log_probabilities(compared)[:, None],
+                output.targets[:, None],
+            )
         wanted = torch.cat([targets[:, None], TARGETS], 1)
         evidence = model.evidence(RAGGED, *(wanted >= 0).nonzero(as_tuple=True))
         table, biases = model.output_table(), model.dense_biases()

@@ -3,18 +3,33 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small_catalogs import HISTORIES, LENGTHS, NUM_ITEMS, TREE, random_model, random_tables
+from small_catalogs import (
+    HISTORIES,
+    LENGTHS,
+    NEAR_TREE,
+    NUM_ITEMS,
+    RAGGED,
+    TREE,
+    random_model,
+    random_tables,
+)
 
 from bbqrec.decoding import PrefixIndex, beam_search
 from bbqrec.decoding.scorer import CatalogScorer
-from bbqrec.recommender import OnePassRecommender, build_recommender, catalog_from_weights
+from bbqrec.recommender import (
+    OnePassRecommender,
+    RecommenderConfig,
+    build_recommender,
+    catalog_from_weights,
+    dense_logits,
+)
 from bbqrec.recommender import tree_decoder as module
 from bbqrec.recommender.tree_decoder import TreeDecoder
 from bbqrec.semantic_ids import SemanticIds
 
 
-def tree_model() -> tuple[OnePassRecommender, TreeDecoder]:
-    model = random_model(TREE)
+def tree_model(config: RecommenderConfig = TREE) -> tuple[OnePassRecommender, TreeDecoder]:
+    model = random_model(config)
     assert isinstance(model, OnePassRecommender)
     assert isinstance(model.decoder, TreeDecoder)
     return model, model.decoder
@@ -227,3 +242,48 @@ def test_all_items_at_once_score_as_one_by_one(batch: int, has_repeats: bool) ->
     index = PrefixIndex.build(random_tables().semantic_ids)
     found = beam_search(session, index, beam_width=NUM_ITEMS)  # what was asked before changes none
     torch.testing.assert_close(found.scores, expected.gather(1, found.items))
+
+
+@torch.no_grad()
+def test_neighbors_are_added_to_the_log_probability_of_every_item() -> None:
+    model, _ = tree_model(NEAR_TREE)
+    codes = model.catalog.codes
+    candidates = torch.arange(NUM_ITEMS).expand(len(HISTORIES), -1)
+
+    found = model.score_items(HISTORIES, LENGTHS, candidates)
+
+    evidence = model.evidence(RAGGED, torch.arange(len(HISTORIES)), LENGTHS)
+    states, nothing = torch.zeros(len(HISTORIES), 1), torch.zeros(NUM_ITEMS, 1)
+    added = dense_logits(states, nothing, model.dense_biases(), evidence)
+    plain, _ = tree_model()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    plain.repeat_bias = None
+    scores = plain.score_items(HISTORIES, LENGTHS, candidates) + added
+    assert added.std() > 1
+    by_item = scores.log_softmax(-1)
+    for item in range(NUM_ITEMS):  # those that share a semantic ID cannot be told apart
+        alike = (codes == codes[item]).all(1)
+        torch.testing.assert_close(found[:, item], by_item[:, alike].logsumexp(1))
+
+
+@pytest.mark.parametrize("batch", [1, len(HISTORIES)])
+def test_the_gradient_of_all_items_at_once_is_that_of_each(batch: int) -> None:
+    model, decoder = tree_model()
+    states = F.normalize(torch.randn(batch, TREE.d_model, generator=torch.manual_seed(0)), dim=1)
+    candidates = torch.arange(NUM_ITEMS).expand(batch, -1)
+    weight = torch.randn(batch, NUM_ITEMS)
+    gradients = []
+
+    for at_once in (True, False):
+        compared = decoder.compare(states, model.prefix_vectors(decoder))
+        if at_once:
+            scores = decoder.item_scores(*decoder.inputs(compared))
+        else:
+            by_level = decoder.log_probabilities(compared, candidates)
+            scores = by_level.gather(-1, model.catalog.codes[candidates][..., None]).sum((2, 3))
+        parameters = [p for p in decoder.parameters() if p.requires_grad]
+        gradients.append(torch.autograd.grad((scores * weight).sum(), parameters))
+
+    for found, expected in zip(*gradients, strict=True):
+        assert expected.any()
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

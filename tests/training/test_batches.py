@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_catalogs import FORMS, NUM_ITEMS, random_tables
+from small_catalogs import FORMS, NUM_ITEMS, tables_for
 from small_datasets import make_dataset, make_sequences
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -143,7 +143,7 @@ def test_waiting_is_noticed(wait: Any) -> None:
 def make_recipe(config: RecommenderConfig, **training: Any) -> recipes.RecommenderRecipe:
     return recipes.make_recipe(
         shoppers(),
-        random_tables(),
+        tables_for(config),
         config.model_copy(update={"max_history": 6}),
         recipes.TrainingConfig(batch_size=16, precision="fp32", **training),
         RankingConfig(rank_by="generative" if config.form == "paper" else "dense"),

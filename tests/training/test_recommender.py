@@ -2,14 +2,21 @@
 
 import numpy as np
 import pytest
+import small_catalogs as catalogs
 import torch
 from small_datasets import make_dataset, make_sequences
 
 from bbqrec.data import Dataset
 from bbqrec.decoding import RankingConfig
 from bbqrec.errors import ConfigError
-from bbqrec.recommender import ItemTables, NeighborConfig, RecommenderConfig
+from bbqrec.recommender import (
+    ItemTables,
+    NeighborConfig,
+    OnePassRecommender,
+    RecommenderConfig,
+)
 from bbqrec.semantic_ids import SemanticIds
+from bbqrec.training import recommender as recipes
 from bbqrec.training.recommender import TrainingConfig, fit_recommender, make_recipe
 from bbqrec.training.windows import cut_prefixes, cut_windows
 
@@ -107,3 +114,44 @@ def test_sampled_negatives_never_hold_the_target_and_learn_the_same_order() -> N
         make_recipe(
             dataset, random_tables(), NARROW, training, RankingConfig(rank_by="dense"), seed=0
         )
+
+
+def test_a_walk_by_all_items_learns_what_it_will_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some entries at a time, with gradients in closed form."""
+    config = catalogs.NEAR_TREE.model_copy(update={"dropout": 0.0, "item_dropout": 0.0})
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 30, size=n).tolist() for n in rng.integers(5, 12, size=40)]
+    monkeypatch.setitem(recipes.MAX_LOGITS, "cpu", 7 * catalogs.NUM_ITEMS)
+    recipe = make_recipe(
+        make_dataset(rows, catalogs.NUM_ITEMS),
+        catalogs.tables_for(config),
+        config,
+        TrainingConfig(batch_size=16, generative_weight=1.0, dense_weight=0.0),
+        RankingConfig(rank_by="generative"),
+        seed=0,
+    )
+    model = recipe.model
+    assert isinstance(model, OnePassRecommender)
+    torch.nn.init.normal_(model.neighbor_bias)
+    for name, known in recipe._neighbors.items():  # training reads others, which a search does not
+        recipe._neighbors[name] = known._replace(items=known.items[:1], buckets=known.buckets[:1])
+    recipe._is_unseen = torch.zeros_like(recipe._is_unseen)
+    batch = next(recipe.batches(0))
+
+    loss = recipe.losses(batch)["generative"]
+
+    entries = (batch.targets >= 0).nonzero().tolist()
+    expected = []
+    for row, place in entries:
+        items = batch.items[row : row + 1, : place + 1]
+        session = model.begin(items, torch.tensor([place + 1]))
+        expected.append(-session.scores[0, batch.targets[row, place]])
+    by_hand = torch.stack(expected).mean() / 3  # levels
+    torch.testing.assert_close(loss, by_hand)
+    weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, weights.values(), allow_unused=True)
+    wanted = torch.autograd.grad(by_hand, weights.values(), allow_unused=True)
+    for name, value, other in zip(weights, found, wanted, strict=True):
+        assert (value is None) == (other is None), name
+        if value is not None:
+            torch.testing.assert_close(value, other, atol=1e-5, rtol=1e-3, msg=name)

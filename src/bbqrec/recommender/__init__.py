@@ -2,6 +2,7 @@
 
 from bbqrec.recommender.attention_shares import AttentionShares, attention_shares
 from bbqrec.recommender.build import build_recommender
+from bbqrec.recommender.catalog_loss import catalog_loss
 from bbqrec.recommender.config import NeighborConfig, RecommenderConfig, SimilarityConfig
 from bbqrec.recommender.content_knn import (
     ContentKnn,
@@ -9,7 +10,6 @@ from bbqrec.recommender.content_knn import (
     fit_content_knn,
     tune_content_knn,
 )
-from bbqrec.recommender.dense_loss import dense_loss
 from bbqrec.recommender.dense_parts import DenseParts, dense_parts
 from bbqrec.recommender.dense_score import dense_logits
 from bbqrec.recommender.graphs import Graph, dense_tables, graphs
@@ -28,6 +28,7 @@ from bbqrec.recommender.repeat_bias import AGE_LABELS, EntryCounts, following_pl
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.similarity_edges import similarity_edges
 from bbqrec.recommender.tables import BEHAVIOR, ItemTables, Neighbors, catalog_from_weights
+from bbqrec.recommender.tree_decoder import TreeDecoder
 
 __all__ = [
     "AGE_LABELS",
@@ -51,12 +52,13 @@ __all__ = [
     "RecommenderConfig",
     "SequenceModel",
     "SimilarityConfig",
+    "TreeDecoder",
     "attention_shares",
     "build_recommender",
     "catalog_from_weights",
+    "catalog_loss",
     "count_neighbors",
     "dense_logits",
-    "dense_loss",
     "dense_parts",
     "dense_tables",
     "find_neighbors",

@@ -42,10 +42,11 @@ class SimilarityConfig(Config):
 
 
 class NeighborConfig(Config):
-    """What the neighbors of a history's latest items gain in the dense score.
+    """What the neighbors of a history's latest items gain in the dense score and on the tree.
 
     Args:
-        enabled: without it the dense score is the product of vectors, and repeats.
+        enabled: without it the dense score is the product of vectors, and repeats; and a walk down
+            the tree need not score all items.
         num_neighbors: kept for each item and kind of likeness: behavior, text, image ...
         num_recent: how many of the latest items of a history are read.
         num_buckets: of likeness, for each of which and for each age a number is learned.
@@ -91,7 +92,7 @@ class RecommenderConfig(Config):
         dense_score: the "cosine" of user and item vectors over the temperature, or their "dot"
             product as it is.
         repeat_bias: the dense score learns whether, and how soon, people come back for an item.
-        neighbors: the dense score learns what it is worth to be like the latest items.
+        neighbors: the dense score, and the tree, learn what it is worth to be like the latest items.
         temperature: divides the cosine.
         learn_temperature: whether training may change it.
     """

@@ -6,7 +6,7 @@ shape depends on what is in a tensor. Tables of items are baked in as the number
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -21,6 +21,7 @@ from bbqrec.recommender.light_decoder import LightDecoder, state_at
 from bbqrec.recommender.neighbor_bias import num_age_buckets
 from bbqrec.recommender.one_pass import MAX_HAD, OnePassRecommender
 from bbqrec.recommender.repeat_bias import latest_first, repeat_values
+from bbqrec.recommender.scored_session import ScoredSession
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.tables import NamedBuffers
 from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
@@ -82,7 +83,10 @@ def graphs(model: SequenceModel, *, new_item_boost: float = 0.0) -> dict[str, Gr
             result["scores"] = Graph(scores, reads, {"scores": ("batch", num_items)}, (some,))
             outputs = {"user_vector": ("batch", width)}
             result["user_vector"] = Graph(vectors, reads, outputs, (some,))
-        encoder = SearchEncoder(model)
+        encoder: SearchEncoder | WalkScores = SearchEncoder(model)
+        if isinstance(model, OnePassRecommender) and model.walks_by_items:
+            assert isinstance(model.decoder, TreeDecoder)
+            encoder = WalkScores(model, model.decoder)
         read = encoder(some)
     memory = {
         name: ("batch", *tensor.shape[1:])
@@ -91,7 +95,7 @@ def graphs(model: SequenceModel, *, new_item_boost: float = 0.0) -> dict[str, Gr
     result["encoder"] = Graph(encoder, reads, memory, (some,))
     step: nn.Module
     if isinstance(model, OnePassRecommender) and isinstance(model.decoder, TreeDecoder):
-        step = TreeStep(model, model.decoder)
+        step = (ScoredStep if model.walks_by_items else TreeStep)(model, model.decoder)
     elif isinstance(model.decoder, LightDecoder):
         step = LightStep(model)
     else:
@@ -170,12 +174,26 @@ class Scores(nn.Module):
         super().__init__()
         self.user_vector = user_vector
         self.register_buffer("output_table", output_table)
-        self.tables = NamedBuffers(dense_tables(model, new_item_boost=new_item_boost))
-        self.names = self.tables.names()
+        self.additions = _Additions(model, new_item_boost)
 
     def forward(self, history: Int[Tensor, "batch position"]) -> Float[Tensor, "batch item"]:
         product: Tensor = self.user_vector(history) @ self.get_buffer("output_table").T
-        logits = own = product + self.tables["item_bias"]
+        scores: Tensor = self.additions(product, history)
+        return scores
+
+
+class _Additions(nn.Module):
+    """Scores of all items and a history -> log-probabilities, with what `dense_tables` add."""
+
+    def __init__(self, model: OnePassRecommender, new_item_boost: float = 0.0) -> None:
+        super().__init__()
+        self.tables = NamedBuffers(dense_tables(model, new_item_boost=new_item_boost))
+        self.names = self.tables.names()
+
+    def forward(
+        self, scores: Float[Tensor, "batch item"], history: Int[Tensor, "batch position"]
+    ) -> Float[Tensor, "batch item"]:
+        logits = own = scores + self.tables["item_bias"]
         if "neighbor_gain" in self.names:
             logits = self._with_neighbors(logits, history)
         if "repeat_by_age" in self.names:
@@ -207,6 +225,26 @@ class Scores(nn.Module):
         had = nothing.scatter_reduce(1, item, end, "amax")[:, :num_items]
         age = (is_used.sum(1, keepdim=True) + 1 - had).clamp(max=values.shape[0] - 1)
         return torch.where(had > 0, own + values[age], logits)
+
+
+class WalkScores(nn.Module):
+    """As `SearchEncoder`, where a walk scores all items: a history -> their log-probabilities."""
+
+    outputs = ("item_scores",)
+
+    def __init__(self, model: OnePassRecommender, decoder: TreeDecoder) -> None:
+        super().__init__()
+        self.user_vector = UserVector(model)
+        self.decoder = decoder
+        vectors = decoder.vectors(unit(model.item_table()))
+        self.vectors = NamedBuffers({f"level_{n}": x for n, x in enumerate(vectors)})
+        self.additions = _Additions(model)
+
+    def forward(self, history: Int[Tensor, "batch position"]) -> tuple[Tensor]:
+        vectors = [self.vectors[f"level_{n}"] for n in range(len(self.decoder.levels))]
+        compared = self.decoder.compare(self.user_vector(history), vectors)
+        items, _ = _window(history, self.user_vector.model.max_history)
+        return (self.additions(self.decoder.item_log_probabilities(compared), items),)
 
 
 class SearchEncoder(nn.Module):
@@ -309,23 +347,45 @@ class TreeStep(nn.Module):
         had: Int[Tensor, "batch had"],
         tokens: Int[Tensor, "batch beam step"],
     ) -> Float[Tensor, "batch beam token"]:
-        steps = tokens.shape[2]
         values = repeat_values(self.get_buffer("repeat_bias"), torch.arange(1, had.shape[1] + 1))
         vectors = [self.vectors[f"level_{n}"] for n in range(len(self.offsets))]
         compared = self.decoder.compare(state, vectors)
         factors = self.decoder.factors(compared, had, values.expand(had.shape))
+
+        def found(number: int, prefixes: Tensor) -> Tensor:
+            level = self.decoder.level(number)
+            return level.log_probabilities(compared[number], prefixes, factors[number])
+
+        return self._walked(tokens, found)
+
+    def _walked(
+        self, tokens: Int[Tensor, "batch beam step"], found: Callable[[int, Tensor], Tensor]
+    ) -> Float[Tensor, "batch beam token"]:
         # All levels are walked whatever the step; what lies past it is not returned.
         codes = F.pad(tokens, (0, len(self.offsets)))
         prefixes, by_level = torch.zeros_like(tokens[:, :, 0]), []
         for number, offset in enumerate(self.offsets):
-            level = self.decoder.level(number)
             if number:
                 last = self.decoder.level(number - 1)
                 prefixes = last.follow(prefixes, codes[:, :, number] - self.offsets[number - 1])
-            found = level.log_probabilities(compared[number], prefixes, factors[number])
-            after = self.num_tokens - offset - level.num_codes
-            by_level.append(F.pad(found, (offset, after), value=-torch.inf))
-        return torch.stack(by_level)[steps - 1]
+            after = self.num_tokens - offset - self.decoder.level(number).num_codes
+            of_level = found(number, prefixes)
+            by_level.append(F.pad(of_level, (offset, after), value=-torch.inf))
+        return torch.stack(by_level)[tokens.shape[2] - 1]
+
+
+class ScoredStep(TreeStep):
+    """As `TreeStep`, by the log-probabilities of all items."""
+
+    def forward(  # type: ignore[override]
+        self, item_scores: Float[Tensor, "batch item"], tokens: Int[Tensor, "batch beam step"]
+    ) -> Float[Tensor, "batch beam token"]:
+        session = ScoredSession(self.decoder, item_scores)
+
+        def found(number: int, prefixes: Tensor) -> Tensor:
+            return session.after(number, prefixes)
+
+        return self._walked(tokens, found)
 
 
 class _NextToken(nn.Module):

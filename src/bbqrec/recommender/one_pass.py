@@ -18,7 +18,7 @@ from bbqrec.ranking import Histories
 from bbqrec.recommender.code_decoder import CodeDecoder
 from bbqrec.recommender.code_search import DecoderSession
 from bbqrec.recommender.config import RecommenderConfig
-from bbqrec.recommender.dense_score import Evidence, dense_logits
+from bbqrec.recommender.dense_score import Evidence, additions, dense_logits, sum_up
 from bbqrec.recommender.fixed_maps import Kept, is_reading
 from bbqrec.recommender.item_vectors import ItemVectors, unit
 from bbqrec.recommender.light_decoder import LightDecoder, LightSession
@@ -30,6 +30,7 @@ from bbqrec.recommender.repeat_bias import (
     latest_first,
     repeat_values,
 )
+from bbqrec.recommender.scored_session import ScoredSession
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
 from bbqrec.recommender.tables import BEHAVIOR, ItemTables
 from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
@@ -43,9 +44,9 @@ MAX_HAD = 50  # latest items of a history that a walk down the tree knows as suc
 class OnePassOutput(NamedTuple):
     """One entry for every position that has a target, row by row.
 
-    `code_logits` is None when only the dense score was asked for; `user_states` are what
-    `dense_logits` compares with the output table; `places` of the items of row `rows` come before
-    the target.
+    `code_logits` is None when only the dense score was asked for, or where a walk scores all items;
+    `user_states` are what `dense_logits` compares with the output table; `places` of the items of
+    row `rows` come before the target.
     """
 
     code_logits: Float[Tensor, "entry level token_or_code"] | None
@@ -131,8 +132,10 @@ class OnePassRecommender(SequenceModel):
         row = layout.collect(every_row[:, None].expand(wanted.shape))
         place = layout.collect(every_place.expand(wanted.shape))
         states, logits = self._projected(layout.collect(places)), None
+        if self.walks_by_items:
+            with_codes = False
         if with_codes and isinstance(self.decoder, TreeDecoder):
-            compared = self.decoder.compare(states, self._prefix_vectors(self.decoder, is_unseen))
+            compared = self.decoder.compare(states, self.prefix_vectors(self.decoder, is_unseen))
             factors = self._repeat_factors(self.decoder, compared, items[row], place)
             logits = self.decoder.log_probabilities(compared, target[:, None], factors)[:, 0]
         elif with_codes:
@@ -222,13 +225,25 @@ class OnePassRecommender(SequenceModel):
             self._remembered = None
         return super().train(mode)
 
-    def _prefix_vectors(
+    def prefix_vectors(
         self, decoder: TreeDecoder, is_unseen: Bool[Tensor, " item"] | None = None
     ) -> list[Float[Tensor, "_ dim"]]:
         """See `TreeDecoder.vectors`; remembered likewise."""
         if self._is_remembered(is_unseen):
             return self._remember().prefixes
         return decoder.vectors(unit(self.item_table(is_unseen)))
+
+    @property
+    def walks_by_items(self) -> bool:
+        """Whether a walk down the tree knows what neighbors gain: then all items are scored."""
+        return isinstance(self.decoder, TreeDecoder) and self.neighbor_bias is not None
+
+    def evidence_of(
+        self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
+    ) -> Evidence:
+        """`evidence` after histories of which these items, all that are read, are known."""
+        histories = Histories(items[items >= 0], F.pad(lengths.cumsum(0), (1, 0)))
+        return self.evidence(histories, torch.arange(len(items), device=items.device), lengths)
 
     def _repeat_factors(
         self,
@@ -271,12 +286,17 @@ class OnePassRecommender(SequenceModel):
 
     def begin(
         self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
-    ) -> DecoderSession | LightSession | TreeSession:
+    ) -> DecoderSession | LightSession | TreeSession | ScoredSession:
         """See `SequenceModel.begin`."""
         if not isinstance(self.decoder, TreeDecoder):
             return super().begin(items, lengths)
-        states, vectors = self.states_after(items, lengths), self._prefix_vectors(self.decoder)
+        states, vectors = self.states_after(items, lengths), self.prefix_vectors(self.decoder)
         compared = self.decoder.compare(states, vectors)
+        if self.walks_by_items:
+            scores = self.decoder.item_log_probabilities(compared)
+            evidence = self.evidence_of(items, lengths)
+            added = additions(self.dense_biases(), evidence)
+            return ScoredSession(self.decoder, sum_up(scores, added).log_softmax(-1))
         factors = self._repeat_factors(self.decoder, compared, items, lengths)
         return TreeSession(self.decoder, compared, factors)
 
@@ -289,7 +309,12 @@ class OnePassRecommender(SequenceModel):
         """See `SequenceModel.score_items`."""
         if not isinstance(self.decoder, TreeDecoder):
             return super().score_items(items, lengths, candidates)
-        states, vectors = self.states_after(items, lengths), self._prefix_vectors(self.decoder)
+        if self.walks_by_items:
+            session = self.begin(items, lengths)
+            assert isinstance(session, ScoredSession)
+            # A copy: what a search has found autograd cannot keep.
+            return session.every_item().gather(1, candidates.clone())
+        states, vectors = self.states_after(items, lengths), self.prefix_vectors(self.decoder)
         compared = self.decoder.compare(states, vectors)
         factors = self._repeat_factors(self.decoder, compared, items, lengths)
         scores = self.decoder.log_probabilities(compared, candidates, factors)

@@ -11,7 +11,9 @@ below it; adding log f to its logit gives exactly the distribution in which p(it
 normalized over the catalog.
 """
 
-from typing import NamedTuple, cast
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +53,10 @@ class TreeLevel(nn.Module):
     first_child: Tensor
     parent: Tensor
     own_row: Tensor
+    sibling: Tensor
+    first_sibling: Tensor
+    family: Tensor
+    place_of_sibling: Tensor
 
     def __init__(
         self,
@@ -74,6 +80,17 @@ class TreeLevel(nn.Module):
         self.register_buffer("code", key % num_codes, persistent=False)
         self.register_buffer("first_child", first_child, persistent=False)
         self.register_buffer("parent", key // num_codes, persistent=False)
+        # A prefix without siblings is certain: it needs no product where all are asked for.
+        sizes = first_child.diff()
+        sibling = (sizes[key // num_codes] > 1).nonzero()[:, 0]
+        _, family = torch.unique_consecutive(key[sibling] // num_codes, return_inverse=True)
+        place = torch.full_like(key, -1)
+        place[sibling] = torch.arange(len(sibling), device=key.device)
+        first_sibling = F.pad(sizes[sizes > 1].cumsum(0), (1, 0))
+        self.register_buffer("sibling", sibling, persistent=False)
+        self.register_buffer("family", family, persistent=False)
+        self.register_buffer("first_sibling", first_sibling, persistent=False)
+        self.register_buffer("place_of_sibling", place, persistent=False)
         self.own = self.bias = None
         if has_own:
             # Rows in order of the first item, so that items that come later only append rows.
@@ -99,6 +116,15 @@ class TreeLevel(nn.Module):
         if self.own is not None:
             vectors = vectors + self.own[self.own_row]
         return unit(vectors) / self.log_temperature.exp()
+
+    def projected(self, states: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Unit vectors that are compared with `vectors`."""
+        with torch.autocast(states.device.type, enabled=False):
+            return unit(self.from_state(states.float()))
+
+    def own_bias(self) -> Float[Tensor, " prefix"] | None:
+        """What is added to the logit of each prefix, where prefixes have vectors of their own."""
+        return None if self.bias is None else self.bias[self.own_row]
 
     def below(
         self, parents: Int[Tensor, "*shape"]
@@ -134,28 +160,49 @@ class TreeLevel(nn.Module):
         code, logits = self._logits(compared, parents)
         if factors is not None:
             logits = logits + self._spread(factors, parents)
+        return self._by_code(code, logits)
+
+    def shares(
+        self, log_masses: Float[Tensor, "batch prefix"], parents: Int[Tensor, "batch beam"]
+    ) -> Float[Tensor, "batch beam code"]:
+        """As `log_probabilities`, where it is known how likely every prefix is."""
+        child, code = self.below(parents)
+        logits = log_masses.gather(1, child.flatten(1)).view(child.shape)
+        return self._by_code(code, logits.masked_fill(code == self.num_codes, -torch.inf))
+
+    def _by_code(
+        self, code: Int[Tensor, "batch beam slot"], logits: Float[Tensor, "batch beam slot"]
+    ) -> Float[Tensor, "batch beam code"]:
         nothing = logits.new_full((*code.shape[:2], self.num_codes + 1), -torch.inf)
         return nothing.scatter(2, code, logits.log_softmax(-1))[..., :-1]
 
-    def every_log_probability(
+    def sibling_logits(
         self, compared: "Compared", factors: Factors | None = None
-    ) -> Float[Tensor, "prefix batch"]:
-        """Of the last code of every prefix, the codes before it given.
-
-        Prefixes come first, so that what belongs together is a run of neighboring rows.
-        """
-        logits = compared.every().T.contiguous()
-        if self.bias is not None:
-            logits = logits + self.bias[self.own_row][:, None]
-        if factors is not None:
+    ) -> Float[Tensor, "sibling batch"]:
+        """Of every prefix that has siblings. They come first, so that families are runs of rows."""
+        logits = full_product(compared.vectors[self.sibling], compared.states)
+        if compared.bias is not None:
+            logits = logits + compared.bias[self.sibling, None]
+        if factors is not None and logits.shape[0]:
             row = torch.arange(logits.shape[1], device=logits.device)[:, None]
-            place = factors.prefixes.clamp(min=0), row.expand_as(factors.prefixes)
-            values = factors.log_factors.masked_fill(factors.prefixes < 0, 0)
-            logits = logits.index_put(place, values, accumulate=True)
-        highest = torch.segment_reduce(logits, "max", offsets=self.first_child, axis=0)
-        logits = logits - highest[self.parent]
-        total = torch.zeros_like(highest).index_add_(0, self.parent, logits.exp())
-        return logits - total.log()[self.parent]
+            place = self.place_of_sibling[factors.prefixes.clamp(min=0)]
+            place = place.masked_fill(factors.prefixes < 0, -1)
+            values = factors.log_factors.masked_fill(place < 0, 0)
+            places = place.clamp(min=0), row.expand_as(place)
+            logits = logits.index_put(places, values, accumulate=True)
+        return logits
+
+    def log_shares(self, logits: Float[Tensor, "sibling batch"]) -> Float[Tensor, "sibling batch"]:
+        """log p of what `sibling_logits` returned, each prefix among its siblings."""
+        if torch.compiler.is_compiling():  # graphs for export know no runs of rows
+            lowest = logits.new_full((len(self.first_sibling) - 1, logits.shape[1]), -torch.inf)
+            family = self.family[:, None].expand(logits.shape)
+            highest = lowest.scatter_reduce(0, family, logits, "amax")
+        else:
+            highest = torch.segment_reduce(logits, "max", offsets=self.first_sibling, axis=0)
+        log_p = logits - highest[self.family]
+        total = torch.zeros_like(highest).index_add(0, self.family, log_p.exp())
+        return log_p.sub_(total.log_()[self.family])
 
     def factors_above(self, compared: "Compared", factors: Factors) -> Factors:
         """What the factors of this level make of those of the level above."""
@@ -170,8 +217,8 @@ class TreeLevel(nn.Module):
         """The codes that go on from `parents` and their logits, -inf in spare slots."""
         child, code = self.below(parents)
         logits = compared.products(child)
-        if self.bias is not None:
-            logits = logits + self.bias[self.own_row][child]
+        if compared.bias is not None:
+            logits = logits + compared.bias[child]
         return code, logits.masked_fill(code == self.num_codes, -torch.inf)
 
     def _spread(
@@ -204,19 +251,18 @@ class Compared:
     """A batch's states beside the prefixes of one level; no product is made twice.
 
     Args:
-        states: unit vectors, one for all beams of a row.
+        states: what `TreeLevel.projected` returned, one for all beams of a row.
         vectors: what `TreeLevel.vectors` returned.
+        bias: what `TreeLevel.own_bias` returned.
     """
 
     def __init__(
         self,
-        level: TreeLevel,
         states: Float[Tensor, "batch dim"],
         vectors: Float[Tensor, "prefix dim"],
+        bias: Float[Tensor, " prefix"] | None,
     ) -> None:
-        with torch.autocast(states.device.type, enabled=False):
-            self.states = unit(level.from_state(states.float()))
-        self.vectors = vectors
+        self.states, self.vectors, self.bias = states, vectors, bias
         self._every: Tensor | None = None  # (batch, prefix)
 
     def products(
@@ -263,7 +309,42 @@ class TreeDecoder(nn.Module):
         self, states: Float[Tensor, "batch dim"], vectors: list[Float[Tensor, "_ dim"]]
     ) -> list[Compared]:
         """States beside each level's prefixes, whose vectors `vectors` returned."""
-        return [Compared(self.level(number), states, x) for number, x in enumerate(vectors)]
+        found = []
+        for number, of_prefix in enumerate(vectors):
+            level = self.level(number)
+            found.append(Compared(level.projected(states), of_prefix, level.own_bias()))
+        return found
+
+    def inputs(self, compared: list[Compared]) -> list[Tensor]:
+        """What `item_scores` takes; a part of the first, its rows being those of the batch, will
+        do."""
+        biases = [x.bias for x in compared if x.bias is not None]
+        states = torch.stack([x.states for x in compared], 1)
+        return [states, *(x.vectors for x in compared), *biases]
+
+    def item_scores(
+        self, states: Float[Tensor, "batch level dim"], *prefixes: Tensor
+    ) -> Float[Tensor, "batch item"]:
+        """`item_log_probabilities` of what `inputs` returned."""
+        vectors, biases = prefixes[: len(self.levels)], prefixes[len(self.levels) :]
+        pairs = enumerate(zip_longest(vectors, biases))  # short prefixes alone have a bias
+        compared = [Compared(states[:, n], of_prefix, bias) for n, (of_prefix, bias) in pairs]
+        return self.item_log_probabilities(compared)
+
+    def item_log_probabilities(
+        self, compared: list[Compared], factors: list[Factors] | None = None
+    ) -> Float[Tensor, "batch item"]:
+        """Of the semantic IDs of all items, from one product with the prefixes of each level."""
+        levels, logits = [], []
+        for number, of_level in enumerate(compared):
+            level = self.level(number)
+            own = None if factors is None else factors[number]
+            levels.append(level)
+            logits.append(level.sibling_logits(of_level, own))
+        if not torch.is_grad_enabled():
+            return _walk(levels, logits)[0].T.contiguous()
+        scores: Tensor = _Walks.apply(levels, *logits)  # type: ignore[no-untyped-call]
+        return scores
 
     def factors(
         self,
@@ -305,6 +386,50 @@ class TreeDecoder(nn.Module):
         return torch.stack(by_level, 2)
 
 
+class _Walks(torch.autograd.Function):
+    """Every walk from the root to an item: the sum of what was chosen, each among its siblings.
+
+    With g the gradient of an item's score and G(prefix) the sum of g over the items below, that of
+    a prefix's logit is G(prefix) - p(prefix | parent) G(parent).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, levels: list[TreeLevel], *logits: Tensor) -> Tensor:
+        scores, kept = _walk(levels, logits)
+        scores = scores.T.clone(memory_format=torch.contiguous_format)  # never a view
+        ctx.levels = levels
+        ctx.save_for_backward(*kept)
+        return scores
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        of_logits = []
+        last = ctx.levels[-1]
+        below = grad.new_zeros(len(last.code), len(grad)).index_add_(0, last.prefix_of_item, grad.T)
+        for level, log_p in zip(reversed(ctx.levels), reversed(ctx.saved_tensors), strict=True):
+            own = below[level.sibling]
+            of_family = own.new_zeros(len(level.first_sibling) - 1, own.shape[1])
+            of_family.index_add_(0, level.family, own)
+            of_logits.append(own - log_p.exp() * of_family[level.family])
+            of_parent = below.new_zeros(len(level.first_child) - 1, below.shape[1])
+            below = of_parent.index_add_(0, level.parent, below)
+        return None, *reversed(of_logits)
+
+
+def _walk(
+    levels: list[TreeLevel], logits: Sequence[Float[Tensor, "_ batch"]]
+) -> tuple[Float[Tensor, "item batch"], list[Float[Tensor, "_ batch"]]]:
+    """The scores of all items, and level by level what `TreeLevel.log_shares` returned."""
+    scores, kept = logits[0].new_zeros(1, logits[0].shape[1]), []
+    for level, of_level in zip(levels, logits, strict=True):
+        log_p = level.log_shares(of_level)
+        added = F.pad(log_p, (0, 0, 0, 1))[level.place_of_sibling]  # 0 where nobody competes
+        scores = scores[level.parent] + added
+        kept.append(log_p)
+    return scores[levels[-1].prefix_of_item], kept
+
+
 class TreeSession:
     """A search in progress, as `DecoderSession`: a beam is a prefix."""
 
@@ -332,13 +457,8 @@ class TreeSession:
         return self._step()
 
     def every_item(self) -> Float[Tensor, "batch item"]:
-        """Log-probabilities of all items, from one product with the prefixes of each level."""
-        scores = torch.zeros((1, len(self._prefixes)), device=self._prefixes.device)
-        for number, compared in enumerate(self._compared):
-            level = self._decoder.level(number)
-            factors = None if self._factors is None else self._factors[number]
-            scores = scores[level.parent] + level.every_log_probability(compared, factors)
-        return scores[level.prefix_of_item].T
+        """See `CatalogScorer.every_item`."""
+        return self._decoder.item_log_probabilities(self._compared, self._factors)
 
     def _step(self) -> Float[Tensor, "batch beam code"]:
         self.level += 1

@@ -9,7 +9,7 @@ from torch import Tensor
 
 def sum_in_chunks(
     loss: Callable[..., Tensor],
-    entries: Float[Tensor, "entry dim"],
+    entries: Float[Tensor, "entry ..."],
     *shared: Tensor,
     size: int,
 ) -> Float[Tensor, ""]:

@@ -1,7 +1,7 @@
 """The recipe that trains a recommender: histories in, codes and dense scores against targets."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +19,7 @@ from bbqrec.data import Dataset
 from bbqrec.decoding import RankingConfig, make_ranker
 from bbqrec.errors import ConfigError
 from bbqrec.evaluation import quick_metrics, sample_cases
+from bbqrec.products import linear
 from bbqrec.recommender import (
     ItemTables,
     Neighbors,
@@ -26,8 +27,9 @@ from bbqrec.recommender import (
     OnePassRecommender,
     RecommenderConfig,
     SequenceModel,
+    TreeDecoder,
     build_recommender,
-    dense_loss,
+    catalog_loss,
     similarity_edges,
 )
 from bbqrec.training.batches import Batch, TrainingHistories
@@ -231,8 +233,11 @@ class RecommenderRecipe:
             num_targets=batch.num_targets,
         )
         terms = {}
-        if output.code_logits is not None:
-            loss = self._code_loss(output.code_logits, output.targets)
+        if weights.generative_weight > 0:
+            if output.code_logits is not None:
+                loss = self._code_loss(output.code_logits, output.targets)
+            else:
+                loss = self._walk_loss(self.model, output, batch, is_unseen)
             terms["generative"] = weights.generative_weight * loss
         if weights.dense_weight > 0:
             loss = self._dense_loss(self.model, output, batch, is_unseen)
@@ -263,15 +268,46 @@ class RecommenderRecipe:
         is_unseen: Bool[Tensor, " item"],
     ) -> Tensor:
         """-log p(item) under the dense score, the mean over entries."""
-        targets, table = output.targets, model.output_table(is_unseen)
+        states, table = output.user_states, model.output_table(is_unseen)
         if self._training.num_negatives is not None:
             return self._sampled_loss(output, table, self._training.num_negatives)
-        biases = model.dense_biases()
-        users = batch.users[output.rows]
+        return self._catalog_loss(model, output, batch, is_unseen, linear, states, table)
+
+    def _walk_loss(
+        self,
+        model: OnePassRecommender,
+        output: OnePassOutput,
+        batch: Batch,
+        is_unseen: Bool[Tensor, " item"],
+    ) -> Tensor:
+        """-log p(item) on a walk that scores all items, the mean over entries and levels."""
+        decoder = model.decoder
+        assert isinstance(decoder, TreeDecoder)
+        compared = decoder.compare(output.user_states, model.prefix_vectors(decoder, is_unseen))
+        inputs = decoder.inputs(compared)
+        loss = self._catalog_loss(model, output, batch, is_unseen, decoder.item_scores, *inputs)
+        return loss / len(compared)
+
+    def _catalog_loss(
+        self,
+        model: OnePassRecommender,
+        output: OnePassOutput,
+        batch: Batch,
+        is_unseen: Bool[Tensor, " item"],
+        scores: Callable[..., Tensor],
+        *inputs: Tensor,
+    ) -> Tensor:
+        """-log p(item) for scores of all items, of some entries at a time, the mean over entries.
+
+        Args:
+            inputs: what `scores` is made of; the first has a row for every entry.
+        """
+        biases, num_inputs = model.dense_biases(), len(inputs)
+        users, targets = batch.users[output.rows], output.targets
         places = batch.before[output.rows] + output.places
         histories, following = self._histories.all, self._histories.following
 
-        def loss(entries: slice, states: Tensor, table: Tensor, *values: Tensor) -> Tensor:
+        def loss(entries: slice, *values: Tensor) -> Tensor:
             user, counts = users[entries], batch.counts.of(entries)
             evidence = model.evidence(
                 histories, user, places[entries], following=following, counts=counts
@@ -279,14 +315,13 @@ class RecommenderRecipe:
             evidence = evidence._replace(
                 is_unseen=is_unseen, folds=user % self._num_folds, neighbors=self._neighbors
             )
-            tables = dict(zip(biases, values, strict=True))
+            tables = dict(zip(biases, values[num_inputs:], strict=True))
+            found = scores(*values[:num_inputs])
             # Never push down what training is not allowed to know.
-            return dense_loss(
-                states, table, tables, evidence, targets[entries], without=self._is_unseen
-            )
+            return catalog_loss(found, tables, evidence, targets[entries], without=self._is_unseen)
 
-        size = max(1, MAX_LOGITS[targets.device.type] // len(table))
-        total = sum_in_chunks(loss, output.user_states, table, *biases.values(), size=size)
+        size = max(1, MAX_LOGITS[targets.device.type] // len(is_unseen))
+        total = sum_in_chunks(loss, *inputs, *biases.values(), size=size)
         return total / len(targets)
 
     def _sampled_loss(self, output: OnePassOutput, table: Tensor, num_negatives: int) -> Tensor:

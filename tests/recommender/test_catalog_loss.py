@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from small_catalogs import DEFAULT, HISTORIES, NUM_ITEMS, RAGGED, random_model, random_tables
 
-from bbqrec.recommender import RecommenderConfig, dense_logits, dense_loss
+from bbqrec.products import linear
+from bbqrec.recommender import RecommenderConfig, catalog_loss, dense_logits
 from bbqrec.recommender.config import NeighborConfig
 
 PLAIN = {"neighbors": NeighborConfig(enabled=False)}
@@ -47,7 +48,8 @@ def test_the_loss_and_its_gradients_are_those_of_the_logits(
     with torch.autocast("cpu", dtype=precision, enabled=precision != torch.float32):
         logits = dense_logits(states, table, biases, evidence).masked_fill(without, -torch.inf)
         expected = F.cross_entropy(logits, targets, reduction="sum")
-        found = dense_loss(states, table, biases, evidence, targets, without=without)
+        scores = linear(states, table)
+        found = catalog_loss(scores, biases, evidence, targets, without=without)
 
     tolerance = {} if precision == torch.float32 else {"atol": 0.1, "rtol": 0.02}
     torch.testing.assert_close(found, expected, **tolerance)
