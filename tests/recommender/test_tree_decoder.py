@@ -287,3 +287,24 @@ def test_the_gradient_of_all_items_at_once_is_that_of_each(batch: int) -> None:
     for found, expected in zip(*gradients, strict=True):
         assert expected.any()
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("is_distinct", [False, True])
+def test_a_walk_by_all_items_finds_what_they_score(is_distinct: bool) -> None:
+    tables = random_tables()
+    if is_distinct:
+        item = torch.arange(NUM_ITEMS)
+        codes = torch.stack([item % 6, item // 6 % 5, item // 30], 1)
+        tables = tables._replace(semantic_ids=SemanticIds(codes, (6, 5, 7)))
+    assert (tables.semantic_ids.collision_rate == 0) == is_distinct
+    model = random_model(NEAR_TREE, tables)
+    index = PrefixIndex.build(tables.semantic_ids)
+
+    found = beam_search(model.begin(HISTORIES, LENGTHS), index, beam_width=NUM_ITEMS)
+
+    session = model.begin(HISTORIES, LENGTHS)
+    assert isinstance(session, CatalogScorer)
+    scores = session.every_item()
+    torch.testing.assert_close(found.scores, scores.gather(1, found.items))
+    assert all(len(set(row)) == NUM_ITEMS for row in found.items.tolist())

@@ -92,7 +92,7 @@ class RecommenderConfig(Config):
         dense_score: the "cosine" of user and item vectors over the temperature, or their "dot"
             product as it is.
         repeat_bias: the dense score learns whether, and how soon, people come back for an item.
-        neighbors: the dense score, and the tree, learn what it is worth to be like the latest items.
+        neighbors: the dense score and the tree learn what it is worth to be like the latest items.
         temperature: divides the cosine.
         learn_temperature: whether training may change it.
     """

@@ -34,6 +34,8 @@ class ScoredSession:
     def every_item(self) -> Float[Tensor, "batch item"]:
         """See `CatalogScorer.every_item`."""
         last = self._decoder.level(len(self._decoder.levels) - 1)
+        if len(last.code) == self.scores.shape[1]:  # no two items share a semantic ID
+            return self.scores
         return self._log_masses(last)[:, last.prefix_of_item]
 
     def _step(self) -> Float[Tensor, "batch beam code"]:
