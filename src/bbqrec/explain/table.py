@@ -91,11 +91,13 @@ def _history(explanation: Explanation) -> Table:
         table.add_row(
             f"{len(rest)} older ones, each left out alone", *blank, f"{strongest:+.3f}", ""
         )
-    table.caption = (
-        "attention: share of the last layer's; likeness: added to it for that; "
-        "neighbor: added to the logit; counts: the score less that without the event "
-        "(▒: it took away)."
-    )
+    said = [
+        "attention: share of the last layer's",
+        "likeness: added to it for that" if has_likeness else "",
+        "neighbor: added to the logit" if has_neighbors else "",
+        "counts: the score less that without the event (▒: it took away).",
+    ]
+    table.caption = "; ".join(filter(None, said))
     table.caption_justify = "left"
     return table
 
