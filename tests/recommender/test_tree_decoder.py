@@ -195,18 +195,26 @@ def test_random_catalogs_have_items_that_share_a_semantic_id() -> None:
 
 
 @torch.no_grad()
-def test_no_level_is_compared_twice_for_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_no_level_is_compared_twice_for_repeats(
+    at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, decoder = tree_model()
     assert model.repeat_bias is not None
     model.repeat_bias.fill_(0.5)
     compared: list[int] = []
 
     def product(states: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-        compared.append(len(vectors))
+        compared.append(len(vectors) + len(states) - len(HISTORIES))  # in either order
         return states @ vectors.T
 
     monkeypatch.setattr(module, "full_product", product)
-    model.score_items(HISTORIES, LENGTHS, torch.zeros(len(HISTORIES), 1).long())
+    if at_once:
+        session = model.begin(HISTORIES, LENGTHS)
+        assert isinstance(session, CatalogScorer)
+        session.every_item()
+    else:
+        model.score_items(HISTORIES, LENGTHS, torch.zeros(len(HISTORIES), 1).long())
 
     assert sorted(compared) == sorted(
         len(decoder.level(number).code) for number in range(len(decoder.levels))

@@ -180,7 +180,7 @@ class TreeLevel(nn.Module):
         self, compared: "Compared", factors: Factors | None = None
     ) -> Float[Tensor, "sibling batch"]:
         """Of every prefix that has siblings. They come first, so that families are runs of rows."""
-        logits = full_product(compared.vectors[self.sibling], compared.states)
+        logits = compared.rows(self.sibling)
         if compared.bias is not None:
             logits = logits + compared.bias[self.sibling, None]
         if factors is not None and logits.shape[0]:
@@ -277,6 +277,12 @@ class Compared:
                 with torch.autocast(copied.device.type, enabled=False):
                     return torch.bmm(copied, self.states[:, :, None]).view(prefixes.shape)
         return self.every().gather(1, prefixes.flatten(1)).view(prefixes.shape)
+
+    def rows(self, prefixes: Int[Tensor, " some"]) -> Float[Tensor, "some batch"]:
+        """The products of all states with these prefixes' vectors, prefixes first."""
+        if self._every is not None:
+            return self._every.T[prefixes]
+        return full_product(self.vectors[prefixes], self.states)
 
     def every(self) -> Float[Tensor, "batch prefix"]:
         """The products of each row's state with all prefixes' vectors."""
