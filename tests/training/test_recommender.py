@@ -145,7 +145,7 @@ def test_a_walk_by_all_items_learns_what_it_will_answer(monkeypatch: pytest.Monk
     for row, place in entries:
         items = batch.items[row : row + 1, : place + 1]
         session = model.begin(items, torch.tensor([place + 1]))
-        expected.append(-session.scores[0, batch.targets[row, place]])
+        expected.append(-session.walk.scores[0, batch.targets[row, place]])
     by_hand = torch.stack(expected).mean() / 3  # levels
     torch.testing.assert_close(loss, by_hand)
     weights = {n: p for n, p in model.named_parameters() if p.requires_grad}

@@ -6,7 +6,7 @@ shape depends on what is in a tensor. Tables of items are baked in as the number
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -21,11 +21,11 @@ from bbqrec.recommender.light_decoder import LightDecoder, state_at
 from bbqrec.recommender.neighbor_bias import num_age_buckets
 from bbqrec.recommender.one_pass import MAX_HAD, OnePassRecommender
 from bbqrec.recommender.repeat_bias import latest_first, repeat_values
-from bbqrec.recommender.scored_session import ScoredSession
+from bbqrec.recommender.scored_walk import ScoredWalk
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.tables import NamedBuffers
 from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
-from bbqrec.recommender.tree_decoder import TreeDecoder
+from bbqrec.recommender.tree_decoder import TreeDecoder, TreeWalk, Walk
 
 
 class Graph(NamedTuple):
@@ -351,15 +351,10 @@ class TreeStep(nn.Module):
         vectors = [self.vectors[f"level_{n}"] for n in range(len(self.offsets))]
         compared = self.decoder.compare(state, vectors)
         factors = self.decoder.factors(compared, had, values.expand(had.shape))
-
-        def found(number: int, prefixes: Tensor) -> Tensor:
-            level = self.decoder.level(number)
-            return level.log_probabilities(compared[number], prefixes, factors[number])
-
-        return self._walked(tokens, found)
+        return self._walked(tokens, TreeWalk(self.decoder, compared, factors))
 
     def _walked(
-        self, tokens: Int[Tensor, "batch beam step"], found: Callable[[int, Tensor], Tensor]
+        self, tokens: Int[Tensor, "batch beam step"], walk: Walk
     ) -> Float[Tensor, "batch beam token"]:
         # All levels are walked whatever the step; what lies past it is not returned.
         codes = F.pad(tokens, (0, len(self.offsets)))
@@ -369,8 +364,8 @@ class TreeStep(nn.Module):
                 last = self.decoder.level(number - 1)
                 prefixes = last.follow(prefixes, codes[:, :, number] - self.offsets[number - 1])
             after = self.num_tokens - offset - self.decoder.level(number).num_codes
-            of_level = found(number, prefixes)
-            by_level.append(F.pad(of_level, (offset, after), value=-torch.inf))
+            found = walk.after(number, prefixes)
+            by_level.append(F.pad(found, (offset, after), value=-torch.inf))
         return torch.stack(by_level)[tokens.shape[2] - 1]
 
 
@@ -380,12 +375,7 @@ class ScoredStep(TreeStep):
     def forward(  # type: ignore[override]
         self, item_scores: Float[Tensor, "batch item"], tokens: Int[Tensor, "batch beam step"]
     ) -> Float[Tensor, "batch beam token"]:
-        session = ScoredSession(self.decoder, item_scores)
-
-        def found(number: int, prefixes: Tensor) -> Tensor:
-            return session.after(number, prefixes)
-
-        return self._walked(tokens, found)
+        return self._walked(tokens, ScoredWalk(self.decoder, item_scores))
 
 
 class _NextToken(nn.Module):

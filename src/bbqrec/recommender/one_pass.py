@@ -30,11 +30,17 @@ from bbqrec.recommender.repeat_bias import (
     latest_first,
     repeat_values,
 )
-from bbqrec.recommender.scored_session import ScoredSession
+from bbqrec.recommender.scored_walk import ScoredWalk
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
 from bbqrec.recommender.tables import BEHAVIOR, ItemTables
 from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
-from bbqrec.recommender.tree_decoder import Compared, Factors, TreeDecoder, TreeSession
+from bbqrec.recommender.tree_decoder import (
+    Compared,
+    Factors,
+    TreeDecoder,
+    TreeSession,
+    TreeWalk,
+)
 
 # Knows states after histories that were encoded before, and encodes others (`serving.encoded`).
 Recall = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -238,7 +244,7 @@ class OnePassRecommender(SequenceModel):
         """Whether a walk down the tree knows what neighbors gain: then all items are scored."""
         return isinstance(self.decoder, TreeDecoder) and self.neighbor_bias is not None
 
-    def evidence_of(
+    def _evidence_of(
         self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
     ) -> Evidence:
         """`evidence` after histories of which these items, all that are read, are known."""
@@ -286,19 +292,26 @@ class OnePassRecommender(SequenceModel):
 
     def begin(
         self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
-    ) -> DecoderSession | LightSession | TreeSession | ScoredSession:
+    ) -> DecoderSession | LightSession | TreeSession:
         """See `SequenceModel.begin`."""
         if not isinstance(self.decoder, TreeDecoder):
             return super().begin(items, lengths)
-        states, vectors = self.states_after(items, lengths), self.prefix_vectors(self.decoder)
-        compared = self.decoder.compare(states, vectors)
+        return TreeSession(self.decoder, self._walk(self.decoder, items, lengths), len(items))
+
+    def _walk(
+        self,
+        decoder: TreeDecoder,
+        items: Int[Tensor, "batch position"],
+        lengths: Int[Tensor, " batch"],
+    ) -> TreeWalk | ScoredWalk:
+        states, vectors = self.states_after(items, lengths), self.prefix_vectors(decoder)
+        compared = decoder.compare(states, vectors)
         if self.walks_by_items:
-            scores = self.decoder.item_log_probabilities(compared)
-            evidence = self.evidence_of(items, lengths)
-            added = additions(self.dense_biases(), evidence)
-            return ScoredSession(self.decoder, sum_up(scores, added).log_softmax(-1))
-        factors = self._repeat_factors(self.decoder, compared, items, lengths)
-        return TreeSession(self.decoder, compared, factors)
+            scores = decoder.item_log_probabilities(compared)
+            added = additions(self.dense_biases(), self._evidence_of(items, lengths))
+            return ScoredWalk(decoder, sum_up(scores, added).log_softmax(-1))
+        factors = self._repeat_factors(decoder, compared, items, lengths)
+        return TreeWalk(decoder, compared, factors)
 
     def score_items(
         self,
@@ -310,10 +323,8 @@ class OnePassRecommender(SequenceModel):
         if not isinstance(self.decoder, TreeDecoder):
             return super().score_items(items, lengths, candidates)
         if self.walks_by_items:
-            session = self.begin(items, lengths)
-            assert isinstance(session, ScoredSession)
-            # A copy: what a search has found autograd cannot keep.
-            return session.every_item().gather(1, candidates.clone())
+            scores = self._walk(self.decoder, items, lengths).every_item()
+            return scores.gather(1, candidates.clone())  # autograd cannot keep what a search found
         states, vectors = self.states_after(items, lengths), self.prefix_vectors(self.decoder)
         compared = self.decoder.compare(states, vectors)
         factors = self._repeat_factors(self.decoder, compared, items, lengths)

@@ -13,7 +13,6 @@ from bbqrec.recommender.code_search import DecoderSession
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.encoder import Encoder
 from bbqrec.recommender.light_decoder import LightDecoder, LightSession
-from bbqrec.recommender.scored_session import ScoredSession
 from bbqrec.recommender.similarity import SimilarityBias
 from bbqrec.recommender.tables import Catalog, ItemTables
 from bbqrec.recommender.transformer import Layout, RelativePositionBias
@@ -80,7 +79,7 @@ class SequenceModel(nn.Module):
 
     def begin(
         self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]
-    ) -> DecoderSession | LightSession | TreeSession | ScoredSession:
+    ) -> DecoderSession | LightSession | TreeSession:
         """Read the histories once and start a search for the item that follows each."""
         assert not isinstance(self.decoder, TreeDecoder)
         encoded = self.read(items, lengths)

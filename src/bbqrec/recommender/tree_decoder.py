@@ -13,7 +13,7 @@ normalized over the catalog.
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -436,8 +436,23 @@ def _walk(
     return scores[levels[-1].prefix_of_item], kept
 
 
-class TreeSession:
-    """A search in progress, as `DecoderSession`: a beam is a prefix."""
+@runtime_checkable
+class Walk(Protocol):
+    """What may come next on the ways of a batch of users down the tree."""
+
+    def after(
+        self, number: int, prefixes: Int[Tensor, "batch beam"]
+    ) -> Float[Tensor, "batch beam code"]:
+        """Log-probabilities of the codes of level `number` after prefixes that are as long."""
+        ...
+
+    def every_item(self) -> Float[Tensor, "batch item"]:
+        """See `CatalogScorer.every_item`."""
+        ...
+
+
+class TreeWalk:
+    """See `Walk`; prefixes are compared with the users' states, as far as they are asked for."""
 
     def __init__(
         self,
@@ -446,8 +461,27 @@ class TreeSession:
         factors: list[Factors] | None = None,
     ) -> None:
         self._decoder, self._compared, self._factors = decoder, compared, factors
-        states = compared[0].states
-        self._prefixes = torch.zeros((len(states), 1), dtype=torch.int64, device=states.device)
+
+    def after(
+        self, number: int, prefixes: Int[Tensor, "batch beam"]
+    ) -> Float[Tensor, "batch beam code"]:
+        """See `Walk.after`."""
+        factors = None if self._factors is None else self._factors[number]
+        level = self._decoder.level(number)
+        return level.log_probabilities(self._compared[number], prefixes, factors)
+
+    def every_item(self) -> Float[Tensor, "batch item"]:
+        """See `CatalogScorer.every_item`."""
+        return self._decoder.item_log_probabilities(self._compared, self._factors)
+
+
+class TreeSession:
+    """A search in progress, as `DecoderSession`: a beam is a prefix."""
+
+    def __init__(self, decoder: TreeDecoder, walk: Walk, num_users: int) -> None:
+        self._decoder, self.walk = decoder, walk
+        device = decoder.level(0).key.device
+        self._prefixes = torch.zeros((num_users, 1), dtype=torch.int64, device=device)
         self.level = -1
 
     def first(self) -> Float[Tensor, "batch code"]:
@@ -464,10 +498,8 @@ class TreeSession:
 
     def every_item(self) -> Float[Tensor, "batch item"]:
         """See `CatalogScorer.every_item`."""
-        return self._decoder.item_log_probabilities(self._compared, self._factors)
+        return self.walk.every_item()
 
     def _step(self) -> Float[Tensor, "batch beam code"]:
         self.level += 1
-        level, compared = self._decoder.level(self.level), self._compared[self.level]
-        factors = None if self._factors is None else self._factors[self.level]
-        return level.log_probabilities(compared, self._prefixes, factors)
+        return self.walk.after(self.level, self._prefixes)

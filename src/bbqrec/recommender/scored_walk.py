@@ -7,8 +7,8 @@ from torch import Tensor
 from bbqrec.recommender.tree_decoder import TreeDecoder, TreeLevel
 
 
-class ScoredSession:
-    """A search in progress, as `TreeSession`: a prefix is as likely as the items below it are."""
+class ScoredWalk:
+    """See `Walk`; a prefix is as likely as the items below it are."""
 
     def __init__(self, decoder: TreeDecoder, scores: Float[Tensor, "batch item"]) -> None:
         """
@@ -16,20 +16,13 @@ class ScoredSession:
             scores: log p of every item.
         """
         self._decoder, self.scores = decoder, scores
-        self._prefixes = torch.zeros((scores.shape[0], 1), dtype=torch.int64, device=scores.device)
-        self._number = -1
 
-    def first(self) -> Float[Tensor, "batch code"]:
-        """See `CodeScorer.first`."""
-        return self._step()[:, 0]
-
-    def extend(
-        self, parents: Int[Tensor, "batch beam"], codes: Int[Tensor, "batch beam"]
+    def after(
+        self, number: int, prefixes: Int[Tensor, "batch beam"]
     ) -> Float[Tensor, "batch beam code"]:
-        """See `CodeScorer.extend`."""
-        prefixes = self._prefixes.gather(1, parents)
-        self._prefixes = self._decoder.level(self._number).follow(prefixes, codes)
-        return self._step()
+        """See `Walk.after`."""
+        level = self._decoder.level(number)
+        return level.shares(self._log_masses(level), prefixes)
 
     def every_item(self) -> Float[Tensor, "batch item"]:
         """See `CatalogScorer.every_item`."""
@@ -37,17 +30,6 @@ class ScoredSession:
         if len(last.code) == self.scores.shape[1]:  # no two items share a semantic ID
             return self.scores
         return self._log_masses(last)[:, last.prefix_of_item]
-
-    def _step(self) -> Float[Tensor, "batch beam code"]:
-        self._number += 1
-        return self.after(self._number, self._prefixes)
-
-    def after(
-        self, number: int, prefixes: Int[Tensor, "batch beam"]
-    ) -> Float[Tensor, "batch beam code"]:
-        """Log-probabilities of the codes of level `number` after prefixes that are as long."""
-        level = self._decoder.level(number)
-        return level.shares(self._log_masses(level), prefixes)
 
     def _log_masses(self, level: TreeLevel) -> Float[Tensor, "batch prefix"]:
         """log of the sum of p over the items below each prefix."""
