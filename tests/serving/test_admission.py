@@ -107,39 +107,44 @@ def test_a_burst_may_wait_and_in_a_flood_less_than_a_call() -> None:
 
 
 def flood(calls: Sequence[tuple[int, int]], clock: Clock, seconds: float = 0.06) -> Flood:
-    """After calls of so many histories with so many waiting, of at most 4 and so long each."""
+    """In the last of calls so long, for each as many as came before it and as wait behind it."""
     flood = Flood(4, clock)
-    for size, waiting in calls:
-        flood.begin_call(size, waiting)
+    for came, waiting in calls:
+        flood.wait(came)
+        flood.end_call()
+        flood.begin_call(waiting)
         clock.now += seconds
-        flood.end_call(size)
     return flood
 
 
 @pytest.mark.parametrize(
     ("calls", "is_on"),
     [
-        ([(4, 4), (4, 0)], True),
+        ([(4, 4), (4, 0), (4, 0)], True),
         ([(4, 4), (4, 0), (1, 0), (3, 0)], True),  # dry for a moment
         ([(4, 3), (4, 3), (4, 3), (4, 3)], False),  # as many asking in turn as two calls take
         ([(4, 4)], False),  # a burst
         ([(4, 4), (4, 0), (1, 0), (1, 0), (1, 0)], False),
     ],
 )
-def test_a_flood_is_full_calls_in_a_row_behind_one_that_another_waited_for(
+def test_a_flood_is_a_queue_that_fills_again_and_again_behind_a_call_that_another_waited_for(
     calls: list[tuple[int, int]], is_on: bool
 ) -> None:
-    assert flood(calls, Clock()).is_on == is_on
+    flooded = flood(calls, Clock())
+    flooded.end_call()
+    assert flooded.is_on == is_on
 
 
 @pytest.mark.parametrize("later", [1, 4])
 def test_a_flood_is_over_when_nothing_came_for_a_while(later: int) -> None:
     clock = Clock()
     after = flood([(4, 4), (4, 4), (4, 0)], clock)
+    after.end_call()
     was_on = after.is_on
     clock.now += 2 * STANDING_S
     is_over = not after.is_on
-    after.begin_call(later, 0)
+    after.wait(later)
+    after.begin_call(0)
     clock.now += 2 * STANDING_S
 
     assert was_on
@@ -150,12 +155,43 @@ def test_a_flood_is_over_when_nothing_came_for_a_while(later: int) -> None:
 def test_one_long_call_does_not_end_a_flood() -> None:
     clock = Clock()
     flooded = flood([(4, 4), (4, 3)], clock, seconds=10 * STANDING_S)
-    was_on = flooded.is_on
-    flooded.begin_call(3, 0)
+    is_on = flooded.is_on
+    flooded.wait(4)
     clock.now += 10 * STANDING_S
+    flooded.end_call()
 
-    assert was_on
+    assert is_on
     assert flooded.is_on
+
+
+def test_a_flood_closes_the_queue_until_it_fills_just_before_the_next_call() -> None:
+    clock = Clock()
+    flooded = flood([(4, 4), (4, 4), (4, 4)], clock)
+    flooded.end_call()
+    closed_ms = []
+    for _ in range(12):  # calls of 60 ms; those who come fill the room 10 ms after it opens
+        flooded.begin_call(0)
+        begin = clock.now
+        while flooded.is_closed:
+            clock.now += 0.001
+        closed_ms.append(round(1000 * (clock.now - begin)))
+        clock.now += 0.01
+        flooded.wait(4)
+        clock.now = max(clock.now, begin + 0.06)
+        flooded.end_call()
+    flooded.begin_call(0)  # full to the end
+    flooded.end_call()
+    flooded.begin_call(0)  # and now it was not
+    pauses = [flooded.is_closed]
+    clock.now += 0.03
+    pauses.append(flooded.is_closed)
+
+    assert closed_ms[0] == 0
+    assert closed_ms == sorted(closed_ms)
+    assert 45 <= closed_ms[-1] <= 50
+    assert pauses == [True, False]
+    clock.now += 2 * STANDING_S
+    assert not flooded.is_closed
 
 
 def test_what_is_being_read_counts_as_if_it_waited_already() -> None:

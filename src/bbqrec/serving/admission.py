@@ -35,7 +35,7 @@ class Admission:
         # A sweep of the event loop begins with hundreds of requests before the first is queued:
         # what the queue alone says of room is stale by then.
         num_read = self._num_open - batcher.num_asking
-        is_full = batcher.num_waiting + num_read >= batcher.max_waiting
+        is_full = batcher.num_waiting + num_read >= batcher.max_waiting or batcher.is_closed
         is_busy = batcher.is_flooded or batcher.num_waiting >= SHARE_BUSY * batcher.max_waiting
         if is_full and is_busy and not self._may_look():
             return False

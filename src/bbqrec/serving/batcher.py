@@ -67,6 +67,11 @@ class Batcher(Generic[K, Q, A]):
         return self._flood.is_on
 
     @property
+    def is_closed(self) -> bool:
+        """Nobody else should wait now, though there may be room."""
+        return self._flood.is_closed
+
+    @property
     def max_waiting(self) -> int:
         """How many histories may wait now."""
         return min(self._flood.room, self._max_waiting) if self.is_flooded else self._max_waiting
@@ -84,6 +89,7 @@ class Batcher(Generic[K, Q, A]):
         waiting = _Waiting(key, questions, work, answers)
         self._waiting.append(waiting)
         self._num_waiting += work
+        self._flood.wait(self._num_waiting)
         self._arrived.set()
         self.num_asking += 1
         try:
@@ -106,8 +112,7 @@ class Batcher(Generic[K, Q, A]):
                 self._arrived.clear()
                 continue
             questions = [question for waiting in batch for question in waiting.questions]
-            size = sum(waiting.work for waiting in batch)
-            self._flood.begin_call(size, self._num_waiting)
+            self._flood.begin_call(self._num_waiting)
             loop = asyncio.get_running_loop()
             try:
                 answers = await loop.run_in_executor(
@@ -119,7 +124,7 @@ class Batcher(Generic[K, Q, A]):
                         waiting.answers.set_exception(error)
                 continue
             finally:
-                self._flood.end_call(size)
+                self._flood.end_call()
             start = 0
             for waiting in batch:
                 end = start + len(waiting.questions)

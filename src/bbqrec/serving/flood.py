@@ -1,4 +1,4 @@
-"""When more comes in than can be answered: told by how full the model's calls are."""
+"""When more comes in than can be answered: told by how the queue fills while the model works."""
 
 import math
 import time
@@ -9,10 +9,14 @@ SHARE_WAITING = 0.625  # of a full call that may wait in a flood; less would mak
 
 
 class Flood:
-    """Has begun where one full call has followed another for STANDING_S.
+    """Has begun where the queue has filled for STANDING_S behind a full call another waited for.
 
-    A longer queue would then make all wait and answer nobody more. It goes on while calls are as
-    full as what is let in can make them; in a flood, too, the queue runs dry for a moment.
+    A longer queue would then make all wait and answer nobody more. It goes on while the little
+    room that is left fills up again; in a flood, too, the queue runs dry for a moment.
+
+    In a flood that room fills at once, and who found a place would wait for all of the call before.
+    So the queue stays closed for a part of each call: longer and longer while it has been full for
+    some time before the next call, half as long where it was not full by then.
 
     Args:
         max_batch: histories in a full call.
@@ -25,27 +29,44 @@ class Flood:
         self._max_batch = max_batch
         self._clock = clock
         self._since: float | None = None
-        self._full_at = -math.inf
+        self._filled_at: float | None = None  # since the latest call began
+        self._was_full_at = -math.inf
         self._is_calling = False
+        self._pause_s = 0.0
+        self._opens_at = -math.inf
 
     @property
     def is_on(self) -> bool:
         now = self._clock()
-        is_over = not self._is_calling and now - self._full_at > STANDING_S
+        is_over = not self._is_calling and now - self._was_full_at > STANDING_S
         return self._since is not None and now - self._since > STANDING_S and not is_over
 
-    def begin_call(self, size: int, waiting: int) -> None:
-        """Of so many histories, while so many wait behind them."""
-        now = self._clock()
-        if now - self._full_at > STANDING_S:
-            self._since = None
-        self._is_calling = True
-        if size >= self.room:
-            self._full_at = now
-            if self._since is None and waiting >= self._max_batch:
-                self._since = now
+    @property
+    def is_closed(self) -> bool:
+        """Those who come a little later will be answered sooner."""
+        return self._clock() < self._opens_at and self.is_on
 
-    def end_call(self, size: int) -> None:
+    def wait(self, waiting: int) -> None:
+        """So many histories wait, since some have just come."""
+        if self._filled_at is None and waiting >= self.room:
+            self._filled_at = self._clock()
+
+    def begin_call(self, waiting: int) -> None:
+        """Behind which so many wait."""
+        now = self._clock()
+        if now - self._was_full_at > STANDING_S:
+            self._since = None
+        if self._filled_at is None:
+            self._pause_s /= 2
+        else:
+            self._was_full_at = now
+            self._pause_s = self._pause_s + (now - self._filled_at) / 2 if self.is_on else 0.0
+        if self._since is None and waiting >= self._max_batch:
+            self._since = now
+        self._is_calling, self._filled_at = True, None
+        self._opens_at = now + self._pause_s
+
+    def end_call(self) -> None:
         self._is_calling = False
-        if size >= self.room:
-            self._full_at = self._clock()
+        if self._filled_at is not None:
+            self._was_full_at = self._clock()
