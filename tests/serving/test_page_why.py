@@ -1,15 +1,20 @@
 """An explanation in a real browser, and runs without pictures."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from conftest import GENERATES
 from looking import Look, get, names, offers, settled
 from on_socket import on_socket
 from playwright.sync_api import Page, expect
+from tiny_run import tiny_config
 
+from bbqrec.bundle import RunFolder
+from bbqrec.pipeline import run_stages
 from bbqrec.serving import EventStore, ServeConfig, Service
 
 AUDIT = (Path(__file__).parent / "audit.js").read_text()
@@ -19,6 +24,16 @@ AUDIT = (Path(__file__).parent / "audit.js").read_text()
 def wordy_site(wordy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     store = EventStore(str(tmp_path_factory.mktemp("wordy-site") / "events.sqlite3"))
     with on_socket(Service(wordy, store, ServeConfig())) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def site_by_codes(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Its items are found by codes alone."""
+    folder = shutil.copytree(run, tmp_path_factory.mktemp("by-codes") / "run")
+    by_codes = {**GENERATES, "recommender": {"decoder": "light"}}
+    run_stages(RunFolder(folder), tiny_config(**by_codes), source=None, until="train")
+    with on_socket(Service(folder, EventStore(str(folder / "events")), ServeConfig())) as address:
         yield address
 
 
@@ -42,13 +57,17 @@ def number(text: str) -> float:
     return float(text.replace("−", "-").replace(",", "").removesuffix("%"))
 
 
+def in_parts(page: Page) -> dict[str, float]:
+    texts = names(page.locator(".sums dd:not(.track)"))
+    return dict(zip(names(page.locator(".sums dt")), map(number, texts), strict=True))
+
+
 def test_a_score_is_shown_in_parts_that_add_up(wordy_site: str, look: Look) -> None:
     expected = explained(wordy_site, 1)
     page = look(wordy_site)
     ask_why(page, 1)
 
-    texts = names(page.locator(".sums dd:not(.track)"))
-    shown = dict(zip(names(page.locator(".sums dt")), map(number, texts), strict=True))
+    shown = in_parts(page)
     assert shown["its text"] == pytest.approx(expected["parts"]["content"]["text"], abs=0.006)
     assert shown["its codes"] == pytest.approx(expected["parts"]["codes"], abs=0.006)
     assert sum(shown.values()) == pytest.approx(expected["logit"], abs=0.05)
@@ -57,6 +76,22 @@ def test_a_score_is_shown_in_parts_that_add_up(wordy_site: str, look: Look) -> N
     for factor, event in zip(effects, expected["history"], strict=True):
         assert factor == pytest.approx(2.718281828 ** event["left_out"], rel=0.06, abs=0.006)
     assert page.evaluate(AUDIT) == []
+
+
+def test_so_is_that_of_an_item_that_was_found_on_a_walk(site: str, look: Look) -> None:
+    expected = explained(site, 0)
+    page = look(site)
+    ask_why(page, 0)
+
+    shown = in_parts(page)
+    of_tree = shown.pop("its place in the tree of IDs")
+    of_neighbors = shown.pop("likeness to the history")
+    assert of_tree == pytest.approx(expected["parts"]["tree"], abs=0.006)
+    assert of_neighbors == pytest.approx(expected["parts"]["neighbors"], abs=0.006)
+    assert of_tree + of_neighbors + sum(shown.values()) == pytest.approx(
+        expected["logit"], abs=0.05
+    )
+    assert any(event["neighbor"] for event in expected["history"])
 
 
 def test_no_label_is_cut_off_on_a_phone(site: str, look: Look) -> None:
@@ -74,7 +109,7 @@ def test_no_label_is_cut_off_on_a_phone(site: str, look: Look) -> None:
 
 
 def test_it_is_said_why_attention_and_effect_need_not_agree(
-    wordy_site: str, site: str, look: Look
+    wordy_site: str, site_by_codes: str, look: Look
 ) -> None:
     expected = explained(wordy_site, 1)
     page = look(wordy_site)
@@ -97,8 +132,9 @@ def test_it_is_said_why_attention_and_effect_need_not_agree(
             for word, sign in (("more", 1), ("less", -1))
             if any(sign * bias >= 0.005 for bias in biases)
         }
-    by_codes = look(site)  # which has no neighbors, and no parts
+    by_codes = look(site_by_codes)
     ask_why(by_codes, 0)
+    assert by_codes.locator(".sums").count() == 0
     words = by_codes.locator(".why section", has_text="What it read").locator("> .quiet")
     expect(words).to_contain_text("what the model took from it before that layer.")
 
@@ -109,8 +145,6 @@ def test_codes_are_shown_level_by_level_with_runners_up(site: str, look: Look) -
     ask_why(page, 0)
 
     ladder = page.locator(".ladder > li")
-    assert expected["parts"] is None
-    assert page.locator(".sums").count() == 0
     for shown, level in zip(ladder.all(), expected["levels"], strict=True):
         codes = [level["code"], *(runner["code"] for runner in level["runners_up"])]
         assert names(shown.locator(".code")) == [str(code) for code in codes]

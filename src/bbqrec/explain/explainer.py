@@ -19,11 +19,12 @@ from bbqrec.precision import autocast
 from bbqrec.ranking import Histories
 from bbqrec.recommend import Recommender
 from bbqrec.recommender import (
-    DenseParts,
     OnePassRecommender,
+    ScoreParts,
     SequenceModel,
     attention_shares,
     dense_parts,
+    walk_parts,
 )
 from bbqrec.storage import read_json
 
@@ -37,8 +38,9 @@ RANK_BY: dict[type, RankBy] = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What the dense logit is the sum of; parts that the run does not use are 0."""
+    """What the logit is the sum of; parts that the run does not use are 0."""
 
+    tree: float
     own: float
     content: dict[str, float]
     codes: float
@@ -138,7 +140,12 @@ class Explainer:
     def _reach(self) -> int:
         """The latest events that are read, but for what was had before: repeats know no age."""
         model = self._model
-        if isinstance(model, OnePassRecommender) and "neighbor" in model.dense_biases():
+        is_dense = not isinstance(self._ranker, GenerativeRanker)
+        if (
+            is_dense
+            and isinstance(model, OnePassRecommender)
+            and "neighbor" in model.dense_biases()
+        ):
             return max(model.max_history, model.num_recent)
         return model.max_history
 
@@ -189,14 +196,9 @@ class Explainer:
         window = events[-model.max_history :][None]
         shares = attention_shares(model, window, items)
         rank_by = RANK_BY[type(ranker)]
-        parts = normalizer = levels = None
-        if not isinstance(ranker, GenerativeRanker):
-            assert isinstance(model, OnePassRecommender)
-            boost = ranker.new_item_boost
-            parts = dense_parts(model, whole, items, new_item_boost=boost)
-            logits = _sums(parts)
-            scored = model.dense_scores(whole, new_item_boost=boost)
-            normalizer = logits - scored[0, items]
+        parts, log_p = self._parts(whole, window, items, scores[0])
+        logits = None if parts is None else _sums(parts)
+        levels = None
         if self._writes_codes or rank_by != "dense":
             levels = self._levels(window, items)
         first = max(0, len(events) - self._reach)  # of the events that are read
@@ -223,8 +225,8 @@ class Explainer:
                 Explanation(
                     score=float(scores[0, row]),
                     rank_by=rank_by,
-                    logit=None if parts is None else float(logits[row]),
-                    log_normalizer=None if normalizer is None else float(normalizer[row]),
+                    logit=None if logits is None else float(logits[row]),
+                    log_normalizer=None if logits is None else float(logits[row] - log_p[row]),
                     generative_weight=_generative_weight(ranker),
                     parts=None if parts is None else _parts(parts, row),
                     attention_elsewhere=float(1 - shares.items[row].sum()),
@@ -233,6 +235,26 @@ class Explainer:
                 )
             )
         return explanations
+
+    def _parts(
+        self,
+        whole: Histories,
+        window: Int[Tensor, "1 position"],
+        items: Int[Tensor, " item"],
+        scores: Float[Tensor, " item"],
+    ) -> tuple[ScoreParts | None, Float[Tensor, " item"]]:
+        """The parts of the logits, where the ranker has such, and the log of what comes of them."""
+        model, ranker = self._model, self._ranker
+        if not isinstance(ranker, GenerativeRanker):
+            assert isinstance(model, OnePassRecommender)
+            boost = ranker.new_item_boost
+            log_p = model.dense_scores(whole, new_item_boost=boost)[0, items]
+            return dense_parts(model, whole, items, new_item_boost=boost), log_p
+        log_p = scores.to(items.device)
+        if not isinstance(model, OnePassRecommender) or not model.walks_by_items:
+            return None, log_p
+        read = Histories(window[0], whole.offsets.clamp(max=model.max_history))
+        return walk_parts(model, read, items), log_p
 
     def _levels(
         self, window: Int[Tensor, "1 position"], items: Int[Tensor, " item"]
@@ -296,12 +318,12 @@ def _with_each_left_out(events: Int[Tensor, " event"], reach: int) -> Histories:
     return Histories(events.expand(len(keeps), -1)[keeps], offsets)
 
 
-def _sums(parts: DenseParts) -> Float[Tensor, " item"]:
+def _sums(parts: ScoreParts) -> Float[Tensor, " item"]:
     given = [gifts.sum(1) for gifts in parts.neighbors.values()]
     return torch.stack([*parts.vectors.values(), *given, parts.repeat]).sum(0)
 
 
-def _parts(parts: DenseParts, row: int) -> Parts:
+def _parts(parts: ScoreParts, row: int) -> Parts:
     vectors = {name: float(values[row]) for name, values in parts.vectors.items()}
     content = {
         name.removeprefix("content."): value
@@ -309,6 +331,7 @@ def _parts(parts: DenseParts, row: int) -> Parts:
         if name.startswith("content.")
     }
     return Parts(
+        vectors.get("tree", 0.0),
         vectors.get("own", 0.0),
         content,
         vectors.get("codes", 0.0),
@@ -317,7 +340,7 @@ def _parts(parts: DenseParts, row: int) -> Parts:
     )
 
 
-def _neighbor(parts: DenseParts | None, row: int, age: int) -> dict[str, float]:
+def _neighbor(parts: ScoreParts | None, row: int, age: int) -> dict[str, float]:
     """By kind of likeness what the event of this age gave."""
     if parts is None:
         return {}

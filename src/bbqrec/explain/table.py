@@ -52,13 +52,17 @@ def _headline(item_id: str, title: str, explanation: Explanation) -> Text:
 def _parts(explanation: Explanation) -> Table:
     parts = explanation.parts
     assert parts is not None
-    rows = {
-        **{f"its {name}": value for name, value in parts.content.items()},
-        "its codes: what it shares with others": parts.codes,
-        "its own vector": parts.own,
+    of_history = {
         "near neighbors in the history": parts.neighbors,
         "taken before": parts.repeat,
     }
+    rows = {
+        "where it stands in the tree of semantic IDs": parts.tree,
+        **{f"its {name}": value for name, value in parts.content.items()},
+        "its codes: what it shares with others": parts.codes,
+        "its own vector": parts.own,
+    }
+    rows = of_history | {name: value for name, value in rows.items() if value}
     table = _table("what the logit is made of", ("", "logit", ""))
     largest = max(map(abs, rows.values()))
     for name, value in sorted(rows.items(), key=lambda row: -abs(row[1])):

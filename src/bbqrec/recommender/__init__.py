@@ -10,7 +10,6 @@ from bbqrec.recommender.content_knn import (
     fit_content_knn,
     tune_content_knn,
 )
-from bbqrec.recommender.dense_parts import DenseParts, dense_parts
 from bbqrec.recommender.dense_score import dense_logits
 from bbqrec.recommender.graphs import Graph, dense_tables, graphs
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
@@ -25,6 +24,7 @@ from bbqrec.recommender.one_pass import OnePassOutput, OnePassRecommender
 from bbqrec.recommender.paper import PaperRecommender
 from bbqrec.recommender.popularity import Popularity, fit_popularity
 from bbqrec.recommender.repeat_bias import AGE_LABELS, EntryCounts, following_places
+from bbqrec.recommender.score_parts import ScoreParts, dense_parts, walk_parts
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.similarity_edges import similarity_edges
 from bbqrec.recommender.tables import BEHAVIOR, ItemTables, Neighbors, catalog_from_weights
@@ -36,7 +36,6 @@ __all__ = [
     "AttentionShares",
     "ContentKnn",
     "ContentKnnConfig",
-    "DenseParts",
     "EntryCounts",
     "Graph",
     "ItemKnn",
@@ -50,6 +49,7 @@ __all__ = [
     "PaperRecommender",
     "Popularity",
     "RecommenderConfig",
+    "ScoreParts",
     "SequenceModel",
     "SimilarityConfig",
     "TreeDecoder",
@@ -71,5 +71,6 @@ __all__ = [
     "similarity_edges",
     "tune_content_knn",
     "tune_item_knn",
+    "walk_parts",
     "with_newcomers",
 ]

@@ -118,10 +118,13 @@ class Answered(BaseModel):
 
 
 class PartsOut(Answered):
-    """What the dense logit is the sum of; parts that the run does not use are 0."""
+    """What the logit is the sum of; parts that the run does not use are 0."""
 
+    tree: float
+    """The log-probability of its semantic ID before neighbors and repeats count, where items are
+    found by walking down the tree of semantic IDs."""
     own: float
-    """The item's own vector: what is true of it alone."""
+    """The item's own vector: what is true of it alone, and of new items because they are new."""
     content: dict[str, float]
     """By modality: text, image, ..."""
     codes: float
@@ -144,7 +147,7 @@ class HistoryPartOut(Answered):
     """What its likeness to the latest item added to the attention logit, by modality (mean over
     heads)."""
     neighbor: dict[str, float]
-    """What it gave to the dense logit since the two are near neighbors, by kind of likeness."""
+    """What it gave to the logit since the two are near neighbors, by kind of likeness."""
     left_out: float
     """The item's score minus its score if this event had not been: above 0, it speaks for it."""
 
@@ -166,8 +169,8 @@ class ExplanationOut(Answered):
     """Why the model gave an item its score, in numbers of the model itself.
 
     score = logit - log_normalizer where `rank_by` is "dense"; the sum of the levels'
-    log-probabilities where it is "generative"; the first + generative_weight x the second where
-    it is "both".
+    log-probabilities where it is "generative", and the first as well where there is a logit; the
+    first + generative_weight x the second where it is "both".
     """
 
     score: float
@@ -177,7 +180,7 @@ class ExplanationOut(Answered):
     log_normalizer: float | None
     generative_weight: float
     parts: PartsOut | None
-    """None where the run does not rank by the dense score."""
+    """None where the run ranks by semantic IDs alone and knows no neighbors."""
     attention_elsewhere: float
     """The attention that went to no event of the history: to its start or end."""
     history: list[HistoryPartOut]

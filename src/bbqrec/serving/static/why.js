@@ -7,6 +7,7 @@ import { count, h, percent, signed } from "./dom.js";
 import { picture } from "./tile.js";
 
 const PARTS = {
+  tree: "its place in the tree of IDs",
   own: "this item alone",
   codes: "its codes",
   neighbors: "likeness to the history",
@@ -70,11 +71,13 @@ function draw(explanation, item) {
 }
 
 function parts(found) {
-  const entries = Object.entries(found).flatMap(([name, value]) =>
-    typeof value === "object"
-      ? Object.entries(value).map(([kind, amount]) => [`its ${kind}`, amount])
-      : [[PARTS[name], value]],
-  );
+  const entries = Object.entries(found)
+    .flatMap(([name, value]) =>
+      typeof value === "object"
+        ? Object.entries(value).map(([kind, amount]) => [`its ${kind}`, amount])
+        : [[PARTS[name], value]],
+    )
+    .filter(([, value]) => value !== 0);
   const sum = entries.reduce((total, [, value]) => total + value, 0);
   return h(
     "section",
@@ -123,7 +126,7 @@ function read({ history, attention_elsewhere: elsewhere, parts: score }) {
 /** Why leaving an item out may change much though it got little attention, and the other way. */
 function otherWays(history, score) {
   const begin = "The two need not agree, for attention, here the last layer’s, is only one of the ways: ";
-  // Runs that rank by codes alone show no parts, and may be of a form that reads at no one place.
+  // Runs that show no parts may be of a form that reads at no one place.
   if (!score) return `${begin}an item can also count by what the model took from it before that layer.`;
   const besides = [
     history.some((item) => Object.keys(item.neighbor).length) && "near neighbors",
