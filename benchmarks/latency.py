@@ -13,7 +13,7 @@ from dataclasses import replace
 import rounds
 import torch
 import workload
-from decode import BASELINE, BASELINE_BF16, MODELS, SHIPPED, Searched, search
+from decode import BASELINE, BASELINE_BF16, MODELS, Searched, search
 
 from bbqrec.precision import Precision
 
@@ -24,8 +24,7 @@ def alternatives(searched: Searched) -> dict[str, Callable[[int], object]]:
     """Calls that answer the user of that number."""
     users = [workload.histories(1, padded=False, seed=seed) for seed in range(REQUESTS)]
     longer = [workload.shipped_histories(1, seed=seed) for seed in range(REQUESTS)]
-    index, baseline, ranker = searched.index, searched.baseline, searched.ranker
-    assert ranker is not None
+    index, baseline = searched.index, searched.baseline
     found: dict[str, Callable[[int], object]] = {
         BASELINE: lambda user: baseline.search(*users[user], BEAM_WIDTH),
         BASELINE_BF16: lambda user: baseline.search(*users[user], BEAM_WIDTH, precision="bf16"),
@@ -36,10 +35,11 @@ def alternatives(searched: Searched) -> dict[str, Callable[[int], object]]:
             found[f"{name}, {p}"] = lambda user, m=model, p=p: search(
                 m, index, *users[user], BEAM_WIDTH, p
             )
-    for p in precisions:
-        found[f"{SHIPPED}, {p}"] = lambda user, r=replace(ranker, precision=p): r.rank(
-            longer[user], BEAM_WIDTH, exclude_seen=False
-        )
+    for name, ranker in searched.rankers.items():
+        for p in precisions:
+            found[f"{name}, {p}"] = lambda user, r=replace(ranker, precision=p): r.rank(
+                longer[user], BEAM_WIDTH, exclude_seen=False
+            )
     return found
 
 

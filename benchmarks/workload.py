@@ -2,7 +2,7 @@
 
 import torch
 
-from bbqrec.decoding import DenseRanker, RankingConfig, make_ranker
+from bbqrec.decoding import DenseRanker, GenerativeRanker, RankBy, RankingConfig, make_ranker
 from bbqrec.ranking import Histories
 from bbqrec.recommender import (
     ItemTables,
@@ -40,6 +40,7 @@ GENERATE = RecommenderConfig(
     use_content=False,
 )
 SHIPPED = RecommenderConfig()  # the preset `fast`, which ranks all items by the dense score
+SHIPPED_GENERATE = RecommenderConfig(decoder="tree")  # the preset `generate`, with neighbors
 CONTENT_DIM = 768
 WIDE_FAST = ONE_PASS.model_copy(update=LIGHT)
 
@@ -84,11 +85,13 @@ def random_model(
     return _model(config, ItemTables(ids, {}, {}, named, present, unseen))
 
 
-def shipped_ranker(ids: SemanticIds) -> DenseRanker:
-    """The preset `fast` as it is: text and pictures, similarity, repeats, 50 neighbors of each
-    kind, drawn at random."""
+def shipped_ranker(
+    ids: SemanticIds, shipped: RecommenderConfig = SHIPPED
+) -> DenseRanker | GenerativeRanker:
+    """A preset as it is: text and pictures, similarity, repeats, 50 neighbors of each kind, drawn
+    at random; `fast` by its dense score, `generate` by a walk."""
     generator = torch.Generator().manual_seed(0)
-    shape, config = (len(ids), CONTENT_DIM), SHIPPED.neighbors
+    shape, config = (len(ids), CONTENT_DIM), shipped.neighbors
     content = {name: torch.randn(shape, generator=generator) for name in ("text", "image")}
     present = {name: torch.ones(len(ids), dtype=torch.bool) for name in content}
     size = (1, len(ids) + 1, config.num_neighbors)
@@ -102,8 +105,9 @@ def shipped_ranker(ids: SemanticIds) -> DenseRanker:
     }
     unseen = torch.zeros(len(ids), dtype=torch.bool)
     tables = ItemTables(ids, content, present, content, present, unseen, neighbors)
-    ranker = make_ranker(_model(SHIPPED, tables), ids, RankingConfig())
-    assert isinstance(ranker, DenseRanker)
+    rank_by: RankBy = "generative" if shipped.decoder == "tree" else "dense"
+    ranker = make_ranker(_model(shipped, tables), ids, RankingConfig(rank_by=rank_by))
+    assert isinstance(ranker, DenseRanker | GenerativeRanker)
     return ranker
 
 

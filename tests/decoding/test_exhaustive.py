@@ -59,6 +59,7 @@ class ScoresAll(RandomSession):
     """A session that has the scores of all items at hand; slowly made, as ever."""
 
     ids: SemanticIds
+    knows_every_item = False
 
     def every_item(self) -> torch.Tensor:
         plain = RandomSession(self.tables, self.state)
@@ -90,3 +91,24 @@ def test_enumeration_is_for_few_items_and_for_sessions_that_score_all_of_a_small
     assert is_faster(plain, index.restrict(torch.arange(5000) < 9), 9)
     assert not is_faster(session, index, num_edges // EDGES_PER_BEAM)
     assert is_faster(session, index, num_edges // EDGES_PER_BEAM + 1)
+    session.knows_every_item = True
+    assert is_faster(session, index, 1)
+
+
+def test_who_knows_all_scores_is_asked_for_them_however_few_may_be_found() -> None:
+    ids = random_ids(5000, (40, 40, 40), seed=0, unique=True)
+    whole = PrefixIndex.build(ids)
+    few = whole.restrict(torch.arange(5000) < 1)
+    assert sum(level.num_edges for level in whole.levels) > EDGES_PER_BEAM
+    levels = []
+    for knows_every_item in (False, True):
+        plain = new_session(ids, batch=2, seed=1)
+        session = ScoresAll(plain.tables, plain.state)
+        session.ids, session.knows_every_item = ids, knows_every_item
+
+        scores = score_every_item(session, few)
+
+        levels.append(session.level)
+        expected = score_every_item(new_session(ids, batch=2, seed=1), few)
+        torch.testing.assert_close(scores, expected)
+    assert levels == [2, 0]  # one was extended, the other was not

@@ -19,7 +19,8 @@ class RankingConfig(Config):
     """Prefixes kept per level (`generative`); more are kept if more items are asked for."""
     exhaustive: bool = False
     """Score every item exactly instead of searching (`generative`). Without it this is done only
-    where it is the faster way: where few items may be found, or of a tree in a small catalog."""
+    where it is the faster way: where few items may be found, or of a tree that knows neighbors or
+    in a small catalog."""
     num_candidates: int = Field(100, ge=1)
     """How many items the dense score hands to `both`."""
     generative_weight: float = Field(0.2, ge=0)

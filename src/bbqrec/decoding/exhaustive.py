@@ -16,12 +16,13 @@ MAX_EDGES = 2**16  # more would take more memory than speed is worth
 def score_every_item(session: CodeScorer, index: PrefixIndex) -> Float[Tensor, "batch item"]:
     """The log-probability of every item's semantic ID, -inf for items that may not be found.
 
-    A `CatalogScorer` does it by itself, unless few of its items may be found. Else all prefixes
+    A `CatalogScorer` does it by itself, unless few of its items may be found and it does not know
+    all their scores already. Else all prefixes
     that lead to such items are extended at once, which takes `batch x largest_extension(index)`
     floats and answers exactly what a beam as wide as the catalog would.
     """
     many = _num_edges(index) <= EDGES_PER_BEAM * len(index)
-    if many and isinstance(session, CatalogScorer):
+    if isinstance(session, CatalogScorer) and (many or session.knows_every_item):
         every_item = torch.arange(index.num_items, device=index.items.device)
         return session.every_item().masked_fill(~index.are_open(every_item), -torch.inf)
     log_probs = session.first()[:, None]  # (batch, node, code)
@@ -45,14 +46,16 @@ def is_faster(session: CodeScorer, index: PrefixIndex, beam_width: int) -> bool:
     """Whether to expect `score_every_item` to take less time than a search of this width.
 
     It does where no more items than beams may be found: the search prunes nothing there, and its
-    answer is the same. Any other catalog is worth it for a `CatalogScorer` alone, and while the
-    index has at most `EDGES_PER_BEAM` edges for each beam and `MAX_EDGES` in all; there its answer
-    is exact, the search's only near.
+    answer is the same. Any other catalog is worth it for a `CatalogScorer` alone, where it knows
+    the scores already or while the index has at most `EDGES_PER_BEAM` edges for each beam and
+    `MAX_EDGES` in all; there its answer is exact, the search's only near.
     """
     if len(index) <= beam_width:
         return True
+    if not isinstance(session, CatalogScorer):
+        return False
     most = min(EDGES_PER_BEAM * beam_width, MAX_EDGES)
-    return isinstance(session, CatalogScorer) and _num_edges(index) <= most
+    return session.knows_every_item or _num_edges(index) <= most
 
 
 def largest_extension(index: PrefixIndex) -> int:

@@ -33,6 +33,11 @@ class CodeScorer(Protocol):
 class CatalogScorer(CodeScorer, Protocol):
     """A session that scores the whole catalog for less than by extending every prefix."""
 
+    @property
+    def knows_every_item(self) -> bool:
+        """It has done so already: its answers to `first` and `extend` are made of those scores."""
+        ...
+
     def every_item(self) -> Float[Tensor, "batch item"]:
         """Log-probabilities of all items' semantic IDs, before the first call of the others."""
         ...

@@ -10,6 +10,8 @@ from bbqrec.recommender.tree_decoder import TreeDecoder, TreeLevel
 class ScoredWalk:
     """See `Walk`; a prefix is as likely as the items below it are."""
 
+    knows_every_item = True
+
     def __init__(self, decoder: TreeDecoder, scores: Float[Tensor, "batch item"]) -> None:
         """
         Args:

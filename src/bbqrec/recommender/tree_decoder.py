@@ -476,6 +476,9 @@ def _walk(
 class Walk(Protocol):
     """What may come next on the ways of a batch of users down the tree."""
 
+    knows_every_item: bool
+    """See `CatalogScorer.knows_every_item`."""
+
     def after(
         self, number: int, prefixes: Int[Tensor, "batch beam"]
     ) -> Float[Tensor, "batch beam code"]:
@@ -489,6 +492,8 @@ class Walk(Protocol):
 
 class TreeWalk:
     """See `Walk`; prefixes are compared with the users' states, as far as they are asked for."""
+
+    knows_every_item = False
 
     def __init__(
         self,
@@ -531,6 +536,11 @@ class TreeSession:
         prefixes = self._prefixes.gather(1, parents)
         self._prefixes = self._decoder.level(self.level).follow(prefixes, codes)
         return self._step()
+
+    @property
+    def knows_every_item(self) -> bool:
+        """See `CatalogScorer.knows_every_item`."""
+        return self.walk.knows_every_item
 
     def every_item(self) -> Float[Tensor, "batch item"]:
         """See `CatalogScorer.every_item`."""
