@@ -248,7 +248,7 @@ def test_every_weight_learns(name: str) -> None:
         logits, labels = output.code_logits, model.code_targets(output.targets)
         if model.walks_by_items:
             decoder = model.decoder
-            compared = decoder.compare(output.user_states, model.prefixes(decoder))
+            compared = decoder.compare(output.user_states, model.prefix_vectors(decoder))
             logits, labels = (
                 decoder.item_log_probabilities(compared)[:, None],
                 output.targets[:, None],

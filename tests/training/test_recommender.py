@@ -135,8 +135,7 @@ def test_a_walk_by_all_items_learns_what_it_will_answer(monkeypatch: pytest.Monk
     torch.nn.init.normal_(model.neighbor_bias)
     for name, known in recipe._neighbors.items():  # training reads others, which a search does not
         recipe._neighbors[name] = known._replace(items=known.items[:1], buckets=known.buckets[:1])
-    for is_unseen in (recipe._is_unseen, model.catalog.is_unseen):  # a search may find those, too
-        is_unseen.zero_()
+    recipe._is_unseen = torch.zeros_like(recipe._is_unseen)
     batch = next(recipe.batches(0))
 
     loss = recipe.losses(batch)["generative"]

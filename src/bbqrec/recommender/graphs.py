@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bbqrec.recommender.code_decoder import CodeDecoder, KeysValues
+from bbqrec.recommender.item_vectors import unit
 from bbqrec.recommender.light_decoder import LightDecoder, state_at
 from bbqrec.recommender.neighbor_bias import num_age_buckets
 from bbqrec.recommender.one_pass import MAX_HAD, OnePassRecommender
@@ -24,7 +25,7 @@ from bbqrec.recommender.scored_walk import ScoredWalk
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.tables import NamedBuffers
 from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
-from bbqrec.recommender.tree_decoder import Prefixes, TreeDecoder, TreeWalk, Walk
+from bbqrec.recommender.tree_decoder import TreeDecoder, TreeWalk, Walk
 
 
 class Graph(NamedTuple):
@@ -226,24 +227,6 @@ class _Additions(nn.Module):
         return torch.where(had > 0, own + values[age], logits)
 
 
-class _AllPrefixes(nn.Module):
-    """`Prefixes` level by level, as buffers."""
-
-    def __init__(self, prefixes: list[Prefixes]) -> None:
-        super().__init__()
-        self._num_levels = len(prefixes)
-        self._vectors = NamedBuffers({f"level_{n}": x.vectors for n, x in enumerate(prefixes)})
-        biases = {f"level_{n}": x.bias for n, x in enumerate(prefixes) if x.bias is not None}
-        self._biases, self._with_bias = NamedBuffers(biases), frozenset(biases)
-
-    def forward(self) -> list[Prefixes]:
-        names = [f"level_{n}" for n in range(self._num_levels)]
-        return [
-            Prefixes(self._vectors[x], self._biases[x] if x in self._with_bias else None)
-            for x in names
-        ]
-
-
 class WalkScores(nn.Module):
     """As `SearchEncoder`, where a walk scores all items: a history -> their log-probabilities."""
 
@@ -253,11 +236,13 @@ class WalkScores(nn.Module):
         super().__init__()
         self.user_vector = UserVector(model)
         self.decoder = decoder
-        self.prefixes = _AllPrefixes(model.prefixes(decoder))
+        vectors = decoder.vectors(unit(model.item_table()))
+        self.vectors = NamedBuffers({f"level_{n}": x for n, x in enumerate(vectors)})
         self.additions = _Additions(model)
 
     def forward(self, history: Int[Tensor, "batch position"]) -> tuple[Tensor]:
-        compared = self.decoder.compare(self.user_vector(history), self.prefixes())
+        vectors = [self.vectors[f"level_{n}"] for n in range(len(self.decoder.levels))]
+        compared = self.decoder.compare(self.user_vector(history), vectors)
         items, _ = _window(history, self.user_vector.model.max_history)
         return (self.additions(self.decoder.item_log_probabilities(compared), items),)
 
@@ -351,7 +336,8 @@ class TreeStep(nn.Module):
         self.decoder = decoder
         self.offsets = model.code_embedding.offsets
         self.num_tokens = model.catalog.num_tokens
-        self.prefixes = _AllPrefixes(model.prefixes(decoder))
+        vectors = decoder.vectors(unit(model.item_table()))
+        self.vectors = NamedBuffers({f"level_{n}": x for n, x in enumerate(vectors)})
         bias = torch.zeros(1) if model.repeat_bias is None else model.repeat_bias.detach()
         self.register_buffer("repeat_bias", bias)
 
@@ -362,7 +348,8 @@ class TreeStep(nn.Module):
         tokens: Int[Tensor, "batch beam step"],
     ) -> Float[Tensor, "batch beam token"]:
         values = repeat_values(self.get_buffer("repeat_bias"), torch.arange(1, had.shape[1] + 1))
-        compared = self.decoder.compare(state, self.prefixes())
+        vectors = [self.vectors[f"level_{n}"] for n in range(len(self.offsets))]
+        compared = self.decoder.compare(state, vectors)
         factors = self.decoder.factors(compared, had, values.expand(had.shape))
         return self._walked(tokens, TreeWalk(self.decoder, compared, factors))
 

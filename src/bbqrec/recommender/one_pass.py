@@ -37,7 +37,6 @@ from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
 from bbqrec.recommender.tree_decoder import (
     Compared,
     Factors,
-    Prefixes,
     TreeDecoder,
     TreeSession,
     TreeWalk,
@@ -68,7 +67,7 @@ class ItemRows(NamedTuple):
 
     vectors: Float[Tensor, "item dim"]
     output: Float[Tensor, "item dim"]
-    prefixes: list[Prefixes]
+    prefixes: list[Float[Tensor, "_ dim"]]
 
 
 class OnePassRecommender(SequenceModel):
@@ -142,7 +141,7 @@ class OnePassRecommender(SequenceModel):
         if self.walks_by_items:
             with_codes = False
         if with_codes and isinstance(self.decoder, TreeDecoder):
-            compared = self.decoder.compare(states, self.prefixes(self.decoder, is_unseen))
+            compared = self.decoder.compare(states, self.prefix_vectors(self.decoder, is_unseen))
             factors = self._repeat_factors(self.decoder, compared, items[row], place)
             logits = self.decoder.log_probabilities(compared, target[:, None], factors)[:, 0]
         elif with_codes:
@@ -232,21 +231,13 @@ class OnePassRecommender(SequenceModel):
             self._remembered = None
         return super().train(mode)
 
-    def prefixes(
+    def prefix_vectors(
         self, decoder: TreeDecoder, is_unseen: Bool[Tensor, " item"] | None = None
-    ) -> list[Prefixes]:
-        """What a walk compares user states with; remembered as `output_table` is.
-
-        Args:
-            is_unseen: in training, what `draw_unseen` gave. What is unseen in truth cannot be
-                taken then: training would learn that it never is.
-        """
+    ) -> list[Float[Tensor, "_ dim"]]:
+        """See `TreeDecoder.vectors`; remembered likewise."""
         if self._is_remembered(is_unseen):
             return self._remember().prefixes
-        directions, unseen = unit(self.item_table(is_unseen)), self.catalog.is_unseen
-        if is_unseen is None:
-            return decoder.prefixes(directions, unseen)
-        return decoder.prefixes(directions, is_unseen, candidates=~unseen)
+        return decoder.vectors(unit(self.item_table(is_unseen)))
 
     @property
     def walks_by_items(self) -> bool:
@@ -289,9 +280,7 @@ class OnePassRecommender(SequenceModel):
         state = tuple((x.data_ptr(), x._version) for x in sources)
         if self._remembered is None or self._remembered[0] != state:
             vectors = self.item_table()
-            prefixes = []
-            if decoder is not None:
-                prefixes = decoder.prefixes(unit(vectors), self.catalog.is_unseen)
+            prefixes = [] if decoder is None else decoder.vectors(unit(vectors))
             self._remembered = state, ItemRows(vectors, self._compared(vectors), prefixes)
         return self._remembered[1]
 
@@ -315,7 +304,8 @@ class OnePassRecommender(SequenceModel):
         items: Int[Tensor, "batch position"],
         lengths: Int[Tensor, " batch"],
     ) -> TreeWalk | ScoredWalk:
-        compared = decoder.compare(self.states_after(items, lengths), self.prefixes(decoder))
+        states, vectors = self.states_after(items, lengths), self.prefix_vectors(decoder)
+        compared = decoder.compare(states, vectors)
         if self.walks_by_items:
             scores = decoder.item_log_probabilities(compared)
             added = additions(self.dense_biases(), self._evidence_of(items, lengths))
@@ -335,8 +325,8 @@ class OnePassRecommender(SequenceModel):
         if self.walks_by_items:
             scores = self._walk(self.decoder, items, lengths).every_item()
             return scores.gather(1, candidates.clone())  # autograd cannot keep what a search found
-        states, prefixes = self.states_after(items, lengths), self.prefixes(self.decoder)
-        compared = self.decoder.compare(states, prefixes)
+        states, vectors = self.states_after(items, lengths), self.prefix_vectors(self.decoder)
+        compared = self.decoder.compare(states, vectors)
         factors = self._repeat_factors(self.decoder, compared, items, lengths)
         scores = self.decoder.log_probabilities(compared, candidates, factors)
         return scores.gather(-1, self.catalog.codes[candidates][..., None]).sum((2, 3))

@@ -59,7 +59,7 @@ def walk_parts(
     """The parts of the logits of `items` on a walk that scores all items, after one history."""
     decoder = model.decoder
     assert isinstance(decoder, TreeDecoder)
-    compared = decoder.compare(model.user_states(history), model.prefixes(decoder))
+    compared = decoder.compare(model.user_states(history), model.prefix_vectors(decoder))
     walked = decoder.item_log_probabilities(compared)[0, items]
     return _with_additions(model, history, items, {"tree": walked}, 0.0)
 

@@ -3,7 +3,7 @@
 A user's state is compared with the vectors of the prefixes that go on from where the walk stands,
 so a code means what stands below it, not the same everywhere. A prefix's vector is made of the
 vectors of the items below it, which know content, codes and the items themselves; short prefixes,
-below which stand many, have a vector of their own on top, unless training never saw an item below.
+below which stand many, have a vector of their own on top.
 
 Items that a user already had can be made more or less likely by any factor. With p the probability
 without factors, that of a prefix changes by f = sum of p(item | prefix) f(item) over the items
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bbqrec.precision import full_product
@@ -30,19 +30,6 @@ OWN_START = 0.3  # norm of those at the start, beside 1 for what the items below
 # Comparing with all prefixes of a level is one product of matrices, and comparing with those that
 # go on from each beam copies their vectors first, which costs so many times more for each.
 COPY_COST = 64
-HIDDEN = -1e4  # on a logit: e to this is 0, and siblings that are all hidden can still be compared
-
-
-class Prefixes(NamedTuple):
-    """What states are compared with at one level.
-
-    Args:
-        vectors: unit vectors, divided by the temperature.
-        bias: what is added to the logits; None adds nothing.
-    """
-
-    vectors: Float[Tensor, "prefix dim"]
-    bias: Float[Tensor, " prefix"] | None
 
 
 class Factors(NamedTuple):
@@ -119,37 +106,25 @@ class TreeLevel(nn.Module):
         log_temperature = torch.tensor(config.temperature).log()
         self.log_temperature = nn.Parameter(log_temperature, requires_grad=config.learn_temperature)
 
-    def prefixes(
-        self,
-        items: Float[Tensor, "item dim"],
-        is_unseen: Bool[Tensor, " item"],
-        candidates: Bool[Tensor, " item"] | None,
-    ) -> Prefixes:
-        """See `TreeDecoder.prefixes`."""
+    def vectors(self, items: Float[Tensor, "item dim"]) -> Float[Tensor, "prefix dim"]:
+        """What states are compared with, from the directions of all items."""
         # In full precision always: in half of it, training would rank by rounding.
         with torch.autocast(items.device.type, enabled=False):
             total = items.new_zeros(len(self.code), items.shape[1], dtype=torch.float32)
             total = total.index_add(0, self.prefix_of_item, items.float())
             vectors: Tensor = self.from_items(unit(total))
-        bias = None
-        if self.own is not None and self.bias is not None:
-            is_known = self._is_above(~is_unseen)
-            vectors = vectors + self.own[self.own_row] * is_known[:, None]
-            bias = self.bias[self.own_row] * is_known
-        if candidates is not None:
-            bias = vectors.new_zeros(len(vectors)) if bias is None else bias
-            bias = bias.masked_fill(~self._is_above(candidates), HIDDEN)
-        return Prefixes(unit(vectors) / self.log_temperature.exp(), bias)
-
-    def _is_above(self, items: Bool[Tensor, " item"]) -> Bool[Tensor, " prefix"]:
-        """Which prefixes have some of these items below."""
-        number = torch.zeros(len(self.code), device=items.device)
-        return number.index_add(0, self.prefix_of_item, items.float()) > 0
+        if self.own is not None:
+            vectors = vectors + self.own[self.own_row]
+        return unit(vectors) / self.log_temperature.exp()
 
     def projected(self, states: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        """Unit vectors that are compared with those of the prefixes."""
+        """Unit vectors that are compared with `vectors`."""
         with torch.autocast(states.device.type, enabled=False):
             return unit(self.from_state(states.float()))
+
+    def own_bias(self) -> Float[Tensor, " prefix"] | None:
+        """What is added to the logit of each prefix, where prefixes have vectors of their own."""
+        return None if self.bias is None else self.bias[self.own_row]
 
     def below(
         self, parents: Int[Tensor, "*shape"]
@@ -277,7 +252,8 @@ class Compared:
 
     Args:
         states: what `TreeLevel.projected` returned, one for all beams of a row.
-        vectors, bias: those of the level's `Prefixes`.
+        vectors: what `TreeLevel.vectors` returned.
+        bias: what `TreeLevel.own_bias` returned.
     """
 
     def __init__(
@@ -331,30 +307,18 @@ class TreeDecoder(nn.Module):
     def level(self, number: int) -> TreeLevel:
         return cast(TreeLevel, self.levels[number])
 
-    def prefixes(
-        self,
-        items: Float[Tensor, "item dim"],
-        is_unseen: Bool[Tensor, " item"],
-        candidates: Bool[Tensor, " item"] | None = None,
-    ) -> list[Prefixes]:
-        """Of all levels.
-
-        Args:
-            items: the directions of all items.
-            is_unseen: prefixes that have no others below have nothing of their own: it would have
-                learned nothing.
-            candidates: prefixes that have none of these below are never taken; None for all items.
-        """
-        levels = map(self.level, range(len(self.levels)))
-        return [level.prefixes(items, is_unseen, candidates) for level in levels]
+    def vectors(self, items: Float[Tensor, "item dim"]) -> list[Float[Tensor, "_ dim"]]:
+        """The vectors of all prefixes, level by level, from the directions of all items."""
+        return [self.level(number).vectors(items) for number in range(len(self.levels))]
 
     def compare(
-        self, states: Float[Tensor, "batch dim"], prefixes: Sequence[Prefixes]
+        self, states: Float[Tensor, "batch dim"], vectors: list[Float[Tensor, "_ dim"]]
     ) -> list[Compared]:
-        """States beside what `prefixes` returned."""
+        """States beside each level's prefixes, whose vectors `vectors` returned."""
         found = []
-        for number, of_level in enumerate(prefixes):
-            found.append(Compared(self.level(number).projected(states), *of_level))
+        for number, of_prefix in enumerate(vectors):
+            level = self.level(number)
+            found.append(Compared(level.projected(states), of_prefix, level.own_bias()))
         return found
 
     def inputs(self, compared: list[Compared]) -> list[Tensor]:
@@ -369,7 +333,7 @@ class TreeDecoder(nn.Module):
     ) -> Float[Tensor, "batch item"]:
         """`item_log_probabilities` of what `inputs` returned."""
         vectors, biases = prefixes[: len(self.levels)], prefixes[len(self.levels) :]
-        pairs = enumerate(zip_longest(vectors, biases))  # longer prefixes may have none
+        pairs = enumerate(zip_longest(vectors, biases))  # short prefixes alone have a bias
         compared = [Compared(states[:, n], of_prefix, bias) for n, (of_prefix, bias) in pairs]
         return self.item_log_probabilities(compared)
 

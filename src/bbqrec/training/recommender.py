@@ -283,7 +283,7 @@ class RecommenderRecipe:
         """-log p(item) on a walk that scores all items, the mean over entries and levels."""
         decoder = model.decoder
         assert isinstance(decoder, TreeDecoder)
-        compared = decoder.compare(output.user_states, model.prefixes(decoder, is_unseen))
+        compared = decoder.compare(output.user_states, model.prefix_vectors(decoder, is_unseen))
         inputs = decoder.inputs(compared)
         loss = self._catalog_loss(model, output, batch, is_unseen, decoder.item_scores, *inputs)
         return loss / len(compared)
