@@ -21,11 +21,11 @@ from bbqrec.recommender.light_decoder import LightDecoder, state_at
 from bbqrec.recommender.neighbor_bias import num_age_buckets
 from bbqrec.recommender.one_pass import MAX_HAD, OnePassRecommender
 from bbqrec.recommender.repeat_bias import latest_first, repeat_values
-from bbqrec.recommender.scored_walk import ScoredWalk
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.tables import NamedBuffers
 from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
-from bbqrec.recommender.tree_decoder import TreeDecoder, TreeWalk, Walk
+from bbqrec.recommender.tree_decoder import TreeDecoder
+from bbqrec.recommender.tree_walk import ScoredWalk, TreeWalk, Walk
 
 
 class Graph(NamedTuple):

@@ -30,7 +30,6 @@ from bbqrec.recommender.repeat_bias import (
     latest_first,
     repeat_values,
 )
-from bbqrec.recommender.scored_walk import ScoredWalk
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
 from bbqrec.recommender.tables import BEHAVIOR, ItemTables
 from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
@@ -38,9 +37,8 @@ from bbqrec.recommender.tree_decoder import (
     Compared,
     Factors,
     TreeDecoder,
-    TreeSession,
-    TreeWalk,
 )
+from bbqrec.recommender.tree_walk import ScoredWalk, TreeSession, TreeWalk
 
 # Knows states after histories that were encoded before, and encodes others (`serving.encoded`).
 Recall = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]

@@ -16,7 +16,8 @@ from bbqrec.recommender.light_decoder import LightDecoder, LightSession
 from bbqrec.recommender.similarity import SimilarityBias
 from bbqrec.recommender.tables import Catalog, ItemTables
 from bbqrec.recommender.transformer import Layout, RelativePositionBias
-from bbqrec.recommender.tree_decoder import TreeDecoder, TreeSession
+from bbqrec.recommender.tree_decoder import TreeDecoder
+from bbqrec.recommender.tree_walk import TreeSession
 
 
 class Encoded(NamedTuple):

@@ -13,7 +13,7 @@ normalized over the catalog.
 
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -434,82 +434,3 @@ def _walk(
         scores = scores[level.parent] + added
         kept.append(log_p)
     return scores[levels[-1].prefix_of_item], kept
-
-
-@runtime_checkable
-class Walk(Protocol):
-    """What may come next on the ways of a batch of users down the tree."""
-
-    knows_every_item: bool
-    """See `CatalogScorer.knows_every_item`."""
-
-    def after(
-        self, number: int, prefixes: Int[Tensor, "batch beam"]
-    ) -> Float[Tensor, "batch beam code"]:
-        """Log-probabilities of the codes of level `number` after prefixes that are as long."""
-        ...
-
-    def every_item(self) -> Float[Tensor, "batch item"]:
-        """See `CatalogScorer.every_item`."""
-        ...
-
-
-class TreeWalk:
-    """See `Walk`; prefixes are compared with the users' states, as far as they are asked for."""
-
-    knows_every_item = False
-
-    def __init__(
-        self,
-        decoder: TreeDecoder,
-        compared: list[Compared],
-        factors: list[Factors] | None = None,
-    ) -> None:
-        self._decoder, self._compared, self._factors = decoder, compared, factors
-
-    def after(
-        self, number: int, prefixes: Int[Tensor, "batch beam"]
-    ) -> Float[Tensor, "batch beam code"]:
-        """See `Walk.after`."""
-        factors = None if self._factors is None else self._factors[number]
-        level = self._decoder.level(number)
-        return level.log_probabilities(self._compared[number], prefixes, factors)
-
-    def every_item(self) -> Float[Tensor, "batch item"]:
-        """See `CatalogScorer.every_item`."""
-        return self._decoder.item_log_probabilities(self._compared, self._factors)
-
-
-class TreeSession:
-    """A search in progress, as `DecoderSession`: a beam is a prefix."""
-
-    def __init__(self, decoder: TreeDecoder, walk: Walk, num_users: int) -> None:
-        self._decoder, self.walk = decoder, walk
-        device = decoder.level(0).key.device
-        self._prefixes = torch.zeros((num_users, 1), dtype=torch.int64, device=device)
-        self.level = -1
-
-    def first(self) -> Float[Tensor, "batch code"]:
-        """Log-probabilities of the first level's codes."""
-        return self._step()[:, 0]
-
-    def extend(
-        self, parents: Int[Tensor, "batch beam"], codes: Int[Tensor, "batch beam"]
-    ) -> Float[Tensor, "batch beam code"]:
-        """Append `codes` to the previous beams `parents`; log-probabilities of the next codes."""
-        prefixes = self._prefixes.gather(1, parents)
-        self._prefixes = self._decoder.level(self.level).follow(prefixes, codes)
-        return self._step()
-
-    @property
-    def knows_every_item(self) -> bool:
-        """See `CatalogScorer.knows_every_item`."""
-        return self.walk.knows_every_item
-
-    def every_item(self) -> Float[Tensor, "batch item"]:
-        """See `CatalogScorer.every_item`."""
-        return self.walk.every_item()
-
-    def _step(self) -> Float[Tensor, "batch beam code"]:
-        self.level += 1
-        return self.walk.after(self.level, self._prefixes)
