@@ -23,6 +23,10 @@ TINY: dict[str, Any] = {
     "training": {"epochs": 3, "batch_size": 32, "validation_users": 50},
     "evaluation": {"num_bootstrap": 50},
 }
+GENERATES: dict[str, Any] = {  # for `tiny_config`: found on a walk down the tree
+    "recommender": {"decoder": "tree"},
+    "ranking": {"rank_by": "generative", "beam_width": 20},
+}
 
 
 def tiny_config(**sections: dict[str, Any]) -> RunConfig:

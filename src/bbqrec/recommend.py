@@ -198,7 +198,8 @@ class Recommender:
 
         Args:
             excluded: items that must not appear; unknown ids exclude nothing.
-            beam_width: how many prefixes the search keeps, in place of the run's setting.
+            beam_width: how many prefixes the search keeps, in place of the run's setting; where it
+                scores all items there is nothing to keep.
 
         Raises:
             RequestError: k is not in 1..number of items, no allowed item is known, an id is not

@@ -19,17 +19,12 @@ from needs import chromium
 from on_socket import on_socket
 from playwright.sync_api import Browser, Page, sync_playwright
 from starlette.testclient import TestClient
-from tiny_run import draw_tiny_shop, tiny_config
+from tiny_run import GENERATES, draw_tiny_shop, tiny_config
 
 from bbqrec.bundle import RunFolder
 from bbqrec.pipeline import run_stages
 from bbqrec.serving import EventStore, ServeConfig, Service, create_app
 from bbqrec.serving.server import uvicorn_settings
-
-GENERATES: dict[str, Any] = {
-    "recommender": {"decoder": "tree"},
-    "ranking": {"rank_by": "generative", "beam_width": 20},
-}
 
 
 @pytest.fixture(scope="session")

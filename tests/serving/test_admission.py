@@ -106,13 +106,14 @@ def test_a_burst_may_wait_and_in_a_flood_less_than_a_call() -> None:
     run(scenario())
 
 
-def flood(calls: Sequence[tuple[int, int]], clock: Clock, seconds: float = 0.06) -> Flood:
-    """In the last of calls so long, for each as many as came before it and as wait behind it."""
+def flood(calls: Sequence[int], clock: Clock, seconds: float = 0.06) -> Flood:
+    """In the last of calls so long of at most 4, before each of which so many waited."""
     flood = Flood(4, clock)
-    for came, waiting in calls:
-        flood.wait(came)
+    for waiting in calls:
+        flood.note_waiting(waiting)
         flood.end_call()
-        flood.begin_call(waiting)
+        flood.look(waiting)
+        flood.begin_call()
         clock.now += seconds
     return flood
 
@@ -120,31 +121,33 @@ def flood(calls: Sequence[tuple[int, int]], clock: Clock, seconds: float = 0.06)
 @pytest.mark.parametrize(
     ("calls", "is_on"),
     [
-        ([(4, 4), (4, 0), (4, 0)], True),
-        ([(4, 4), (4, 0), (1, 0), (3, 0)], True),  # dry for a moment
-        ([(4, 3), (4, 3), (4, 3), (4, 3)], False),  # as many asking in turn as two calls take
-        ([(4, 4)], False),  # a burst
-        ([(4, 4), (4, 0), (1, 0), (1, 0), (1, 0)], False),
+        ([8, 8, 8], True),
+        ([8, 8, 8, 1, 3], True),  # dry for a moment
+        ([7, 7, 7, 7], False),  # as many asking in turn as two calls take
+        ([8], False),  # a burst
+        ([8, 8, 4, 8, 8], False),  # and another
+        ([8, 8, 8, 1, 1, 1], False),
     ],
 )
-def test_a_flood_is_a_queue_that_fills_again_and_again_behind_a_call_that_another_waited_for(
-    calls: list[tuple[int, int]], is_on: bool
+def test_a_flood_is_a_queue_that_stands_and_then_fills_again_and_again(
+    calls: list[int], is_on: bool
 ) -> None:
     flooded = flood(calls, Clock())
     flooded.end_call()
     assert flooded.is_on == is_on
 
 
-@pytest.mark.parametrize("later", [1, 4])
+@pytest.mark.parametrize("later", [1, 8])
 def test_a_flood_is_over_when_nothing_came_for_a_while(later: int) -> None:
     clock = Clock()
-    after = flood([(4, 4), (4, 4), (4, 0)], clock)
+    after = flood([8, 8, 8], clock)
     after.end_call()
     was_on = after.is_on
     clock.now += 2 * STANDING_S
     is_over = not after.is_on
-    after.wait(later)
-    after.begin_call(0)
+    after.note_waiting(later)
+    after.look(later)
+    after.begin_call()
     clock.now += 2 * STANDING_S
 
     assert was_on
@@ -152,46 +155,97 @@ def test_a_flood_is_over_when_nothing_came_for_a_while(later: int) -> None:
     assert not after.is_on
 
 
-def test_one_long_call_does_not_end_a_flood() -> None:
+def test_one_long_call_neither_begins_nor_ends_a_flood() -> None:
     clock = Clock()
-    flooded = flood([(4, 4), (4, 3)], clock, seconds=10 * STANDING_S)
+    flooded = flood([8], clock, seconds=10 * STANDING_S)
+    has_begun = flooded.is_on
+    flooded = flood([8, 8], clock, seconds=10 * STANDING_S)
     is_on = flooded.is_on
-    flooded.wait(4)
+    flooded.note_waiting(4)
     clock.now += 10 * STANDING_S
     flooded.end_call()
 
+    assert not has_begun
     assert is_on
     assert flooded.is_on
 
 
+def next_call(flooded: Flood, clock: Clock, seconds: float) -> float:
+    """For how long nobody is let into the queue, which then takes 10 ms to fill."""
+    flooded.begin_call()
+    begin = clock.now
+    while flooded.is_closed:
+        clock.now += 0.001
+    closed = clock.now - begin
+    clock.now += 0.01
+    flooded.note_waiting(4)
+    clock.now = max(clock.now, begin + seconds)
+    flooded.end_call()
+    return closed
+
+
 def test_a_flood_closes_the_queue_until_it_fills_just_before_the_next_call() -> None:
     clock = Clock()
-    flooded = flood([(4, 4), (4, 4), (4, 4)], clock)
+    flooded = flood([8, 8, 8], clock)
     flooded.end_call()
-    closed_ms = []
-    for _ in range(12):  # calls of 60 ms; those who come fill the room 10 ms after it opens
-        flooded.begin_call(0)
-        begin = clock.now
-        while flooded.is_closed:
-            clock.now += 0.001
-        closed_ms.append(round(1000 * (clock.now - begin)))
-        clock.now += 0.01
-        flooded.wait(4)
-        clock.now = max(clock.now, begin + 0.06)
-        flooded.end_call()
-    flooded.begin_call(0)  # full to the end
-    flooded.end_call()
-    flooded.begin_call(0)  # and now it was not
-    pauses = [flooded.is_closed]
-    clock.now += 0.03
-    pauses.append(flooded.is_closed)
 
-    assert closed_ms[0] == 0
-    assert closed_ms == sorted(closed_ms)
-    assert 45 <= closed_ms[-1] <= 50
-    assert pauses == [True, False]
-    clock.now += 2 * STANDING_S
+    closed = [next_call(flooded, clock, 0.06) for _ in range(60)]
+
+    assert closed[0] < 0.003
+    assert closed == sorted(closed)
+    assert closed[-1] == pytest.approx(0.05, abs=0.002)
+    flooded.begin_call()  # it is full to the end
+    flooded.end_call()
+    flooded.begin_call()  # and now it was not
+    clock.now += 0.02
+    assert flooded.is_closed
+    clock.now += 0.01
     assert not flooded.is_closed
+
+
+def test_one_long_call_closes_the_queue_hardly_longer() -> None:
+    clock = Clock()
+    flooded = flood([8, 8, 8], clock)
+    flooded.end_call()
+    before = [next_call(flooded, clock, 0.012) for _ in range(9)][-1]
+
+    next_call(flooded, clock, 0.5)
+
+    assert next_call(flooded, clock, 0.012) < before + 0.004
+
+
+def test_nobody_is_admitted_while_a_flood_keeps_the_queue_closed() -> None:
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            held = Held(threads)
+            admission = Admission(held.batcher, clock=held.clock)
+            worker = await begin(held)
+            await held.ask(20)
+            await held.answer(1)
+            held.clock.now += 2 * STANDING_S
+            await held.ask(4)
+            await held.answer(1)  # it stands since the call before: a flood
+            held.asked = [task for task in held.asked if not task.done() or not task.exception()]
+            is_flooded = held.batcher.is_flooded
+            held.clock.now += 0.05  # and the room that is left is full for so long
+            await held.ask(2)
+            held.clock.now += 0.05
+            await held.answer(1)
+            for _ in range(MAX_READS_SAVED):
+                admission.admit()
+                admission.leave()
+
+            at_once = admission.admit()
+            is_empty = held.batcher.num_waiting == 0
+            held.clock.now += 0.0025
+            later = admission.admit()
+            await end(held, worker)
+
+        assert is_flooded
+        assert is_empty
+        assert (at_once, later) == (False, True)
+
+    run(scenario())
 
 
 def test_what_is_being_read_counts_as_if_it_waited_already() -> None:

@@ -7,11 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import GENERATES
 from looking import Look, get, names, offers, settled
 from on_socket import on_socket
 from playwright.sync_api import Page, expect
-from tiny_run import tiny_config
+from tiny_run import GENERATES, tiny_config
 
 from bbqrec.bundle import RunFolder
 from bbqrec.pipeline import run_stages

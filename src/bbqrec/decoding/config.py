@@ -16,7 +16,8 @@ class RankingConfig(Config):
     rank_by: RankBy = "dense"
     """Which score orders items: comparing with every item, writing codes, or both."""
     beam_width: int = Field(50, ge=1)
-    """Prefixes kept per level (`generative`); more are kept if more items are asked for."""
+    """Prefixes kept per level (`generative`), more if more items are asked for; where all items are
+    scored (see `exhaustive`) there is nothing to keep."""
     exhaustive: bool = False
     """Score every item exactly instead of searching (`generative`). Without it this is done only
     where it is the faster way: where few items may be found, or of a tree that knows neighbors or

@@ -320,21 +320,21 @@ def _with_each_left_out(events: Int[Tensor, " event"], reach: int) -> Histories:
 
 def _sums(parts: ScoreParts) -> Float[Tensor, " item"]:
     given = [gifts.sum(1) for gifts in parts.neighbors.values()]
-    return torch.stack([*parts.vectors.values(), *given, parts.repeat]).sum(0)
+    return torch.stack([*parts.compared.values(), *given, parts.repeat]).sum(0)
 
 
 def _parts(parts: ScoreParts, row: int) -> Parts:
-    vectors = {name: float(values[row]) for name, values in parts.vectors.items()}
+    compared = {name: float(values[row]) for name, values in parts.compared.items()}
     content = {
         name.removeprefix("content."): value
-        for name, value in vectors.items()
+        for name, value in compared.items()
         if name.startswith("content.")
     }
     return Parts(
-        vectors.get("tree", 0.0),
-        vectors.get("own", 0.0),
+        compared.get("tree", 0.0),
+        compared.get("own", 0.0),
         content,
-        vectors.get("codes", 0.0),
+        compared.get("codes", 0.0),
         float(sum(gifts[row].sum() for gifts in parts.neighbors.values())),
         float(parts.repeat[row]),
     )

@@ -18,14 +18,14 @@ class ScoreParts(NamedTuple):
     """The parts of some items' logits after one history; all of them together are the logit.
 
     Args:
-        vectors: what comparing gave: by part of the item's vector ("own", "content.MODALITY",
+        compared: what comparing gave: by part of the item's vector ("own", "content.MODALITY",
             "codes"), or on a walk that scores all items "tree", and in "own" what it gains or loses
             for being new.
         neighbors: by kind of likeness what each of the latest items gave, the latest first.
         repeat: what having had the item before gave.
     """
 
-    vectors: dict[str, Float[Tensor, " item"]]
+    compared: dict[str, Float[Tensor, " item"]]
     neighbors: dict[str, Float[Tensor, "item age"]]
     repeat: Float[Tensor, " item"]
 

@@ -72,7 +72,8 @@ class RecommendRequest(Config):
     allow: Ids = absent()
     """Only these items may appear; absent, all may."""
     beam_width: Count = absent()
-    """How many prefixes the search keeps: of runs that generate, up to the server's --max-beam."""
+    """How many prefixes the search keeps: of runs that generate, up to the server's --max-beam.
+    Where all items are scored there is nothing to keep."""
     explain: bool = False
     """Say why the model chose them of the first 10 items of the first 8 users."""
 
@@ -124,7 +125,8 @@ class PartsOut(Answered):
     """The log-probability of its semantic ID before neighbors and repeats count, where items are
     found by walking down the tree of semantic IDs."""
     own: float
-    """The item's own vector: what is true of it alone, and of new items because they are new."""
+    """The item's own vector: what is true of it alone, and of new items because they are new; on a
+    walk the latter only."""
     content: dict[str, float]
     """By modality: text, image, ..."""
     codes: float
@@ -178,9 +180,11 @@ class ExplanationOut(Answered):
     logit: float | None
     """The sum of `parts`."""
     log_normalizer: float | None
+    """What all items have together; less where others have the same semantic ID, whose share is in
+    the score, too."""
     generative_weight: float
     parts: PartsOut | None
-    """None where the run ranks by semantic IDs alone and knows no neighbors."""
+    """None where the run generates, other than on a walk that knows neighbors."""
     attention_elsewhere: float
     """The attention that went to no event of the history: to its start or end."""
     history: list[HistoryPartOut]

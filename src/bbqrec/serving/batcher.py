@@ -83,13 +83,13 @@ class Batcher(Generic[K, Q, A]):
             work: how many histories the model reads to answer; by default one per question.
         """
         work = len(questions) if work is None else work
+        self._flood.note_waiting(self._num_waiting + work)
         if self._num_waiting and self._num_waiting + work > self.max_waiting:
             raise OverloadedError(TOO_MANY_WAIT)
         answers: asyncio.Future[list[A]] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(key, questions, work, answers)
         self._waiting.append(waiting)
         self._num_waiting += work
-        self._flood.wait(self._num_waiting)
         self._arrived.set()
         self.num_asking += 1
         try:
@@ -106,13 +106,14 @@ class Batcher(Generic[K, Q, A]):
         """Answer until cancelled."""
         while True:
             await self._arrived.wait()
+            self._flood.look(self._num_waiting)
             self._turn_away()
             batch = self._next_batch()
             if not batch:
                 self._arrived.clear()
                 continue
             questions = [question for waiting in batch for question in waiting.questions]
-            self._flood.begin_call(self._num_waiting)
+            self._flood.begin_call()
             loop = asyncio.get_running_loop()
             try:
                 answers = await loop.run_in_executor(

@@ -1,4 +1,4 @@
-"""When more comes in than can be answered: told by how the queue fills while the model works."""
+"""When more comes in than can be answered: told by the queue before calls, and how it fills."""
 
 import math
 import time
@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 STANDING_S = 0.1  # a queue that stands longer is no burst, and a flood is over after as long
 SHARE_WAITING = 0.625  # of a full call that may wait in a flood; less would make calls too small
+LONGER_S = 0.002  # of a pause, at most, after one call: others are shorter
 
 
 class Flood:
-    """Has begun where the queue has filled for STANDING_S behind a full call another waited for.
+    """Has begun where enough for two calls have waited before each for STANDING_S.
 
     A longer queue would then make all wait and answer nobody more. It goes on while the little
     room that is left fills up again; in a flood, too, the queue runs dry for a moment.
@@ -29,6 +30,7 @@ class Flood:
         self._max_batch = max_batch
         self._clock = clock
         self._since: float | None = None
+        self._has_begun = False
         self._filled_at: float | None = None  # since the latest call began
         self._was_full_at = -math.inf
         self._is_calling = False
@@ -37,32 +39,41 @@ class Flood:
 
     @property
     def is_on(self) -> bool:
-        now = self._clock()
-        is_over = not self._is_calling and now - self._was_full_at > STANDING_S
-        return self._since is not None and now - self._since > STANDING_S and not is_over
+        is_over = not self._is_calling and self._clock() - self._was_full_at > STANDING_S
+        return self._has_begun and not is_over
 
     @property
     def is_closed(self) -> bool:
         """Those who come a little later will be answered sooner."""
         return self._clock() < self._opens_at and self.is_on
 
-    def wait(self, waiting: int) -> None:
-        """So many histories wait, since some have just come."""
+    def note_waiting(self, waiting: int) -> None:
+        """So many histories wait, or would if all who have just come were let in."""
         if self._filled_at is None and waiting >= self.room:
             self._filled_at = self._clock()
 
-    def begin_call(self, waiting: int) -> None:
-        """Behind which so many wait."""
+    def look(self, waiting: int) -> None:
+        """Before a call: so many histories wait for it and behind it."""
         now = self._clock()
         if now - self._was_full_at > STANDING_S:
+            self._since, self._has_begun = None, False
+        if waiting < 2 * self._max_batch:
             self._since = None
-        if self._filled_at is None:
+        elif self._since is None:
+            self._since = now
+        elif now - self._since > STANDING_S:
+            self._has_begun = True
+
+    def begin_call(self) -> None:
+        now = self._clock()
+        if not self.is_on:
+            self._pause_s = 0.0
+        elif self._filled_at is None:
             self._pause_s /= 2
         else:
+            self._pause_s += min((now - self._filled_at) / 2, LONGER_S)
+        if self._filled_at is not None:
             self._was_full_at = now
-            self._pause_s = self._pause_s + (now - self._filled_at) / 2 if self.is_on else 0.0
-        if self._since is None and waiting >= self._max_batch:
-            self._since = now
         self._is_calling, self._filled_at = True, None
         self._opens_at = now + self._pause_s
 

@@ -75,7 +75,7 @@ function parts(found) {
     .flatMap(([name, value]) =>
       typeof value === "object"
         ? Object.entries(value).map(([kind, amount]) => [`its ${kind}`, amount])
-        : [[PARTS[name], value]],
+        : [[name === "own" && found.tree ? "being new" : PARTS[name], value]],
     )
     .filter(([, value]) => value !== 0);
   const sum = entries.reduce((total, [, value]) => total + value, 0);
