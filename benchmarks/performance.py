@@ -53,8 +53,8 @@ content and bias. Much of their ratio is the smaller model: a search takes 12 / 
 at beams of 10 / 20 / 50. "Fast, as wide as T5" has T5's encoder and takes 82 / 100 / 153; the goals
 of "fast" were set with a prototype of 82 / 88 / 106. What `bbqrec run` trains by default does
 not search: it ranks all items by the dense score, with content, neighbors, repeats and bias, and
-reads 50 items: rows "preset fast, as shipped". "Preset generate, as shipped" ranks by a walk down the
-tree of semantic IDs that knows all this, too, and so scores all items.
+reads 50 items: rows "preset fast, as shipped". "Preset generate, as shipped" ranks by a walk
+down the tree of semantic IDs that knows all this, too, and so scores all items.
 """
 GAPS = """## Why some goals are not reached
 
