@@ -142,7 +142,7 @@ def test_the_parts_are_the_score(recommender: Recommender, explained: list[Expla
         assert explanation.logit is not None
         assert explanation.log_normalizer is not None
         compared = parts.tree + parts.own + sum(parts.content.values()) + parts.codes
-        assert compared + parts.neighbors + parts.repeat == pytest.approx(
+        assert compared + parts.new + parts.neighbors + parts.repeat == pytest.approx(
             explanation.logit, abs=1e-4
         )
         total = explanation.logit - explanation.log_normalizer
@@ -272,9 +272,7 @@ def written(
 ) -> list[list[float]]:
     """Per level the log-probability of every code, each one written as if it were the item's."""
     model, ids = recommender.model, recommender.semantic_ids
-    if isinstance(
-        model.decoder, TreeDecoder
-    ):  # it writes nothing: a prefix is what stands below it
+    if isinstance(model.decoder, TreeDecoder):  # it writes nothing: prefixes are what is below
         return found_below(recommender, window, lengths, item)
     encoded, tokens = model.read(window, lengths), model.catalog.tokens
     kept = tokens[item].clone()

@@ -17,9 +17,9 @@ def score_every_item(session: CodeScorer, index: PrefixIndex) -> Float[Tensor, "
     """The log-probability of every item's semantic ID, -inf for items that may not be found.
 
     A `CatalogScorer` does it by itself, unless few of its items may be found and it does not know
-    all their scores already. Else all prefixes
-    that lead to such items are extended at once, which takes `batch x largest_extension(index)`
-    floats and answers exactly what a beam as wide as the catalog would.
+    all their scores already. Else all prefixes that lead to such items are extended at once, which
+    takes `batch x largest_extension(index)` floats and answers exactly what a beam as wide as the
+    catalog would.
     """
     many = _num_edges(index) <= EDGES_PER_BEAM * len(index)
     if isinstance(session, CatalogScorer) and (many or session.knows_every_item):

@@ -44,6 +44,7 @@ class Parts:
     own: float
     content: dict[str, float]
     codes: float
+    new: float
     neighbors: float
     repeat: float
 
@@ -140,12 +141,9 @@ class Explainer:
     def _reach(self) -> int:
         """The latest events that are read, but for what was had before: repeats know no age."""
         model = self._model
-        is_dense = not isinstance(self._ranker, GenerativeRanker)
-        if (
-            is_dense
-            and isinstance(model, OnePassRecommender)
-            and "neighbor" in model.dense_biases()
-        ):
+        if isinstance(self._ranker, GenerativeRanker):
+            return model.max_history
+        if isinstance(model, OnePassRecommender) and "neighbor" in model.dense_biases():
             return max(model.max_history, model.num_recent)
         return model.max_history
 
@@ -320,7 +318,7 @@ def _with_each_left_out(events: Int[Tensor, " event"], reach: int) -> Histories:
 
 def _sums(parts: ScoreParts) -> Float[Tensor, " item"]:
     given = [gifts.sum(1) for gifts in parts.neighbors.values()]
-    return torch.stack([*parts.compared.values(), *given, parts.repeat]).sum(0)
+    return torch.stack([*parts.compared.values(), parts.new, *given, parts.repeat]).sum(0)
 
 
 def _parts(parts: ScoreParts, row: int) -> Parts:
@@ -335,6 +333,7 @@ def _parts(parts: ScoreParts, row: int) -> Parts:
         compared.get("own", 0.0),
         content,
         compared.get("codes", 0.0),
+        float(parts.new[row]),
         float(sum(gifts[row].sum() for gifts in parts.neighbors.values())),
         float(parts.repeat[row]),
     )

@@ -60,7 +60,8 @@ def _parts(explanation: Explanation) -> Table:
         "where it stands in the tree of semantic IDs": parts.tree,
         **{f"its {name}": value for name, value in parts.content.items()},
         "its codes: what it shares with others": parts.codes,
-        "being new" if parts.tree else "its own vector": parts.own,
+        "its own vector": parts.own,
+        "being new": parts.new,
     }
     rows = of_history | {name: value for name, value in rows.items() if value}
     table = _table("what the logit is made of", ("", "logit", ""))

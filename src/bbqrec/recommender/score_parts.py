@@ -19,13 +19,14 @@ class ScoreParts(NamedTuple):
 
     Args:
         compared: what comparing gave: by part of the item's vector ("own", "content.MODALITY",
-            "codes"), or on a walk that scores all items "tree", and in "own" what it gains or loses
-            for being new.
+            "codes"), or "tree" on a walk that scores all items.
+        new: what it gains or loses for being new, boost and all.
         neighbors: by kind of likeness what each of the latest items gave, the latest first.
         repeat: what having had the item before gave.
     """
 
     compared: dict[str, Float[Tensor, " item"]]
+    new: Float[Tensor, " item"]
     neighbors: dict[str, Float[Tensor, "item age"]]
     repeat: Float[Tensor, " item"]
 
@@ -37,10 +38,7 @@ def dense_parts(
     *,
     new_item_boost: float = 0.0,
 ) -> ScoreParts:
-    """The parts of the dense logits of `items` after one history, in full precision.
-
-    What new items gain or lose for being new, boost and all, is a part of "own".
-    """
+    """The parts of the dense logits of `items` after one history, in full precision."""
     state = model.user_states(history)[0]
     with torch.autocast(items.device.type, enabled=False):
         is_unseen, embedding = model.catalog.is_unseen, model.code_embedding.weight
@@ -68,16 +66,14 @@ def _with_additions(
     model: OnePassRecommender,
     history: Histories,
     items: Int[Tensor, " item"],
-    products: dict[str, Float[Tensor, " item"]],
+    compared: dict[str, Float[Tensor, " item"]],
     new_item_boost: float,
 ) -> ScoreParts:
     biases = model.dense_biases(new_item_boost)
     row, place = torch.zeros_like(items[:1]), history.offsets[1:]
     evidence = model.evidence(history, row, place)
     nothing = torch.zeros(len(items), device=items.device)
-    if "unseen" in biases:
-        of_new = evidence.is_unseen[items] * biases["unseen"]
-        products = {**products, "own": products.get("own", nothing) + of_new}
+    new = evidence.is_unseen[items] * biases["unseen"] if "unseen" in biases else nothing
     repeat, is_repeat = nothing, nothing.bool()
     if evidence.repeats is not None:
         had, value = evidence.repeats.items, repeat_values(biases["repeat"], evidence.repeats.ages)
@@ -91,4 +87,4 @@ def _with_additions(
         for kind, (near, gained) in zip(evidence.neighbors, gains, strict=True):
             gives = (near[0] == items[:, None, None]) & ~is_repeat[:, None, None]
             neighbors[kind] = (gives * gained[0]).sum(-1)
-    return ScoreParts(products, neighbors, repeat)
+    return ScoreParts(compared, new, neighbors, repeat)

@@ -125,12 +125,13 @@ class PartsOut(Answered):
     """The log-probability of its semantic ID before neighbors and repeats count, where items are
     found by walking down the tree of semantic IDs."""
     own: float
-    """The item's own vector: what is true of it alone, and of new items because they are new; on a
-    walk the latter only."""
+    """The item's own vector: what is true of it alone."""
     content: dict[str, float]
     """By modality: text, image, ..."""
     codes: float
     """The vectors of its semantic ID's codes: what it shares with others."""
+    new: float
+    """Training never saw it."""
     neighbors: float
     """It is like items that the user had lately."""
     repeat: float

@@ -10,6 +10,7 @@ const PARTS = {
   tree: "its place in the tree of IDs",
   own: "this item alone",
   codes: "its codes",
+  new: "being new",
   neighbors: "likeness to the history",
   repeat: "taken before",
 };
@@ -75,7 +76,7 @@ function parts(found) {
     .flatMap(([name, value]) =>
       typeof value === "object"
         ? Object.entries(value).map(([kind, amount]) => [`its ${kind}`, amount])
-        : [[name === "own" && found.tree ? "being new" : PARTS[name], value]],
+        : [[PARTS[name], value]],
     )
     .filter(([, value]) => value !== 0);
   const sum = entries.reduce((total, [, value]) => total + value, 0);
