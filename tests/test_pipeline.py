@@ -353,6 +353,18 @@ def test_settings_survive_a_round_trip_through_toml(tmp_path: Path) -> None:
         ({"training": {"epochs": 0}}, "training.epochs: .*greater than or equal to 1.*0"),
         ({"training": {"epochs": "3"}}, "training.epochs: .*integer.*'3'"),
         ({"ranking": {"rank_by": "magic"}}, "ranking.rank_by: .*'generative'"),
+        (
+            {"ranking": {"rank_by": "both"}, "training": {"generative_weight": 0}},
+            '"both" needs a score that training.generative_weight = 0 leaves',
+        ),
+        (
+            {"compare": ["generative"], "training": {"generative_weight": 0.0}},
+            '"generative" needs a score that training.generative_weight = 0 leaves',
+        ),
+        (
+            {"training": {"dense_weight": 0.0}},
+            '"dense" needs a score that training.dense_weight = 0 leaves',
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_rule(values: dict[str, object], message: str) -> None:

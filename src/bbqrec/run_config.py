@@ -51,6 +51,8 @@ class RunConfig(Config):
             raise ValueError(
                 'recommender.form "paper" only generates; set ranking.rank_by = "generative"'
             )
+        if self.recommender.form != "paper":
+            self._check_what_ranks_is_learned()
         if self.item_vectors and (self.recommender.form == "paper" or not self.recommender.use_id):
             raise ValueError(
                 "item_vectors says where items' own vectors begin, and this model has none; set "
@@ -66,3 +68,16 @@ class RunConfig(Config):
                 'not learn; use "features" or "codes"'
             )
         return self
+
+    def _check_what_ranks_is_learned(self) -> None:
+        weights = {
+            "dense_weight": (self.training.dense_weight, ("dense", "both")),
+            "generative_weight": (self.training.generative_weight, ("generative", "both")),
+        }
+        for ranks_by in (self.ranking.rank_by, *self.compare):
+            for name, (weight, needed_by) in weights.items():
+                if ranks_by in needed_by and weight == 0:
+                    raise ValueError(
+                        f'ranking by "{ranks_by}" needs a score that training.{name} = 0 leaves '
+                        "unlearned; give it a weight or rank by another"
+                    )

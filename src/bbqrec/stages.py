@@ -103,6 +103,7 @@ def write_model(
     about: Mapping[str, Any],
 ) -> None:
     """The files of a trained recommender but its log."""
+    device = next(model.parameters()).device
     model = model.cpu()
     write_tensors(directory / "model.safetensors", model.state_dict())
     similarity = {name: table.detach() for name, table in model.similarity_tables().items()}
@@ -120,7 +121,7 @@ def write_model(
             "repeat_bias": model.learned_repeats(),
             "writes_codes": config.recommender.form == "paper"
             or config.training.generative_weight > 0,
-            "environment": environment(),
+            "environment": environment(device),
             **about,
         },
     )
@@ -154,7 +155,7 @@ def evaluate_stage(run: RunFolder, config: RunConfig, device: str) -> None:
             rankers[BEFORE] = before
         metrics: dict[str, Any] = {
             "seed": config.seed,
-            "environment": environment(),
+            "environment": environment(device),
             "item_knn": item_knn.config.model_dump(mode="json"),
             "config": config.model_dump(mode="json"),
             "content": content_digests(run),

@@ -365,7 +365,10 @@ def test_only_models_of_the_same_benchmark_are_merged(
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"ranking": {"rank_by": "both"}}, 'TIGER on text ranks by "both"'),
+        (
+            {"ranking": {"rank_by": "both"}, "training": {"dense_weight": 1.0}},
+            'TIGER on text ranks by "both"',
+        ),
         ({"prepare": {"min_item": 7}}, r"TIGER on text has other \[prepare\] settings"),
     ],
 )

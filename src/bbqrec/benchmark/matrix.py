@@ -163,7 +163,7 @@ def _make(
         seed=key.seed,
         dataset=dataset.fingerprint,
         settings=relevant_settings(kind, config),
-        environment=environment(),
+        environment=environment(device),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         facts=facts,
         lists={

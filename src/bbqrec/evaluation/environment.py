@@ -10,8 +10,9 @@ import torch
 from bbqrec.products import is_mkl_slow
 
 
-def environment() -> dict[str, Any]:
-    """What a number may depend on besides data, settings and seed."""
+def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a number that `device` made may depend on besides data, settings and seed."""
+    is_cuda = torch.device(device).type == "cuda"
     return {
         "bbqrec": version("bbqrec"),
         "python": platform.python_version(),
@@ -22,7 +23,7 @@ def environment() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "fp32_products": "oneDNN" if is_mkl_slow() else "as PyTorch",
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(device) if is_cuda else "cpu",
         "cuda": torch.version.cuda,
     }
 
