@@ -319,25 +319,6 @@ def test_the_dot_product_ranks_by_the_vectors_as_they_are() -> None:
     assert (model.item_table().norm(dim=-1) - 1).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("is_projected", [True, False])
-def test_layers_that_add_nothing_leave_users_at_their_last_item(is_projected: bool) -> None:
-    quiet = {"layer_start": "nothing", "user_projection": is_projected}
-    model = random_model(DEFAULT.model_copy(update=quiet))
-    last = HISTORIES[torch.arange(3), LENGTHS[:3] - 1]
-
-    states = model.user_states(RAGGED)
-    with torch.no_grad():
-        states_when_reading = model.user_states(RAGGED)
-
-    torch.testing.assert_close(states[:3], F.normalize(model.item_table()[last], dim=-1))
-    torch.testing.assert_close(states_when_reading, states)
-    assert isinstance(model.user_projection, torch.nn.Linear) == is_projected
-    model(HISTORIES, TARGETS, with_codes=False).user_states[:, 0].sum().backward()
-    for layer in model.encoder.layers:  # what adds nothing learns to
-        assert layer.attention.output.weight.grad.abs().max() > 0
-        assert layer.feed_forward.output.weight.grad.abs().max() > 0
-
-
 @pytest.mark.parametrize("form", ["additive", "multiplicative"])
 def test_encoding_the_last_place_alone_equals_encoding_all(form: str) -> None:
     similarity = SimilarityConfig(form=form)

@@ -89,12 +89,6 @@ class RecommenderConfig(Config):
             reads content.
         user_start: where training begins: users beside their "last_item", which suits items that
             are followed by their like, or in a "random" direction.
-        user_projection: users are compared with items through a learned map, which begins so;
-            without it as the encoder leaves them, and an item's vector means the same on both
-            sides. It suits items told by their ID alone.
-        layer_start: what an encoder layer adds at first: what the random maps of "t5" make of what
-            it reads, or "nothing", so that users begin beside their last item however short item
-            vectors are.
         dense_score: the "cosine" of user and item vectors over the temperature, or their "dot"
             product as it is.
         repeat_bias: the dense score learns whether, and how soon, people come back for an item.
@@ -122,8 +116,6 @@ class RecommenderConfig(Config):
     content_dim: int | None = Field(None, ge=1)
     item_dropout: float = Field(0.2, ge=0, lt=1)
     user_start: Literal["last_item", "random"] = "last_item"
-    user_projection: bool = True
-    layer_start: Literal["t5", "nothing"] = "t5"
     dense_score: Literal["cosine", "dot"] = "cosine"
     repeat_bias: bool = True
     neighbors: NeighborConfig = NeighborConfig()

@@ -44,9 +44,6 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.num_layers = config.num_encoder_layers
         self.kept = Kept()
-        if config.layer_start == "nothing":
-            for output in (self.attention.output, self.feed_forward.output):
-                nn.init.zeros_(output.weight)
 
     def forward(
         self,
