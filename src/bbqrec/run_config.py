@@ -70,13 +70,14 @@ class RunConfig(Config):
         return self
 
     def _check_what_ranks_is_learned(self) -> None:
-        weights = {
-            "dense_weight": (self.training.dense_weight, ("dense", "both")),
-            "generative_weight": (self.training.generative_weight, ("generative", "both")),
+        needed = {
+            "dense": ("dense_weight",),
+            "generative": ("generative_weight",),
+            "both": ("dense_weight", "generative_weight"),
         }
         for ranks_by in (self.ranking.rank_by, *self.compare):
-            for name, (weight, needed_by) in weights.items():
-                if ranks_by in needed_by and weight == 0:
+            for name in needed[ranks_by]:
+                if getattr(self.training, name) == 0:
                     raise ValueError(
                         f'ranking by "{ranks_by}" needs a score that training.{name} = 0 leaves '
                         "unlearned; give it a weight or rank by another"
