@@ -36,6 +36,7 @@ TREE = NEAR_TREE.model_copy(update={"neighbors": NeighborConfig(enabled=False)})
 PAPER = RecommenderConfig.paper(**NARROW)
 FORMS = {
     "default": DEFAULT,
+    "plain": DEFAULT.model_copy(update={"encoder_layer": "plain", "user_start": "fixed"}),
     "one_pass": ONE_PASS,
     "level": LEVEL,
     "light": LIGHT,

@@ -71,6 +71,8 @@ class RecommenderConfig(Config):
         num_heads, head_dim: of attention, and the width of each.
         d_ff: width within the feed-forward blocks.
         num_encoder_layers: which read the history.
+        encoder_layer: "t5" as in the paper, or "plain" as in a SASRec, with PyTorch's own maps and
+            queries divided by the root of their width: better where items are an ID alone.
         num_decoder_layers: which write codes, where the decoder is a "transformer".
         dropout: share of activations dropped in training; small and sparse data want more.
         num_position_buckets, max_distance: how finely attention tells distances in the history,
@@ -88,7 +90,9 @@ class RecommenderConfig(Config):
             by their content alone; so new items can be ranked. Without effect where nothing
             reads content.
         user_start: where training begins: users beside their "last_item", which suits items that
-            are followed by their like, or in a "random" direction.
+            are followed by their like, or in a "random" direction; or "fixed", where it begins
+            beside it, too, and no map from users to items is learned, best for items that are an
+            ID alone.
         dense_score: the "cosine" of user and item vectors over the temperature, or their "dot"
             product as it is.
         repeat_bias: the dense score learns whether, and how soon, people come back for an item.
@@ -103,6 +107,7 @@ class RecommenderConfig(Config):
     head_dim: int = Field(64, ge=1)
     d_ff: int = Field(512, ge=1)
     num_encoder_layers: int = Field(1, ge=1)
+    encoder_layer: Literal["t5", "plain"] = "t5"
     num_decoder_layers: int = Field(1, ge=1)
     dropout: float = Field(0.3, ge=0, lt=1)
     num_position_buckets: int = Field(32, ge=4, multiple_of=4)
@@ -115,7 +120,7 @@ class RecommenderConfig(Config):
     use_codes: bool = True
     content_dim: int | None = Field(None, ge=1)
     item_dropout: float = Field(0.2, ge=0, lt=1)
-    user_start: Literal["last_item", "random"] = "last_item"
+    user_start: Literal["last_item", "random", "fixed"] = "last_item"
     dense_score: Literal["cosine", "dot"] = "cosine"
     repeat_bias: bool = True
     neighbors: NeighborConfig = NeighborConfig()

@@ -40,7 +40,7 @@ class EncoderLayer(nn.Module):
         self.attention_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.attention = Attention(config, num_layers=config.num_encoder_layers)
         self.feed_forward_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
-        self.feed_forward = FeedForward(config, num_layers=config.num_encoder_layers)
+        self.feed_forward: nn.Module = FeedForward(config, num_layers=config.num_encoder_layers)
         self.dropout = Dropout(config.dropout)
         self.num_layers = config.num_encoder_layers
         self.kept = Kept()
@@ -55,6 +55,15 @@ class EncoderLayer(nn.Module):
         """The output at every place, or at `only` this place of each row."""
         if is_reading(self):
             return self._read(x, layout, bias, only)
+        return self._compute(x, layout, bias, only)
+
+    def _compute(
+        self,
+        x: Float[Tensor, "entry dim"],
+        layout: Layout,
+        bias: AttentionBias,
+        only: Int[Tensor, " batch"] | None,
+    ) -> Float[Tensor, "entry_or_batch dim"]:
         normed = self.attention_norm(x)
         attention = self.attention
         key, value = (
@@ -97,6 +106,7 @@ class EncoderLayer(nn.Module):
 
     def _maps(self, dtype: torch.dtype) -> LayerMaps:
         attention, gain = self.attention, self.attention_norm.weight
+        assert isinstance(self.feed_forward, FeedForward)
         return LayerMaps(
             maps(attention.query.weight, dtype=dtype, gain=gain),
             maps(attention.key.weight, attention.value.weight, dtype=dtype, gain=gain),
@@ -112,9 +122,11 @@ class Encoder(nn.Module):
     noise on every logit.
     """
 
-    def __init__(self, config: RecommenderConfig, *, drops_output: bool) -> None:
+    def __init__(
+        self, config: RecommenderConfig, layer: type[EncoderLayer], *, drops_output: bool
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
+        self.layers = nn.ModuleList(layer(config) for _ in range(config.num_encoder_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
         self.dropout = Dropout(config.dropout)
         self.output_dropout = Dropout(config.dropout if drops_output else 0.0)

@@ -86,11 +86,7 @@ class OnePassRecommender(SequenceModel):
             self.decoder = LightDecoder(config, self.catalog.num_levels)
         else:
             self.decoder = CodeDecoder(config)
-        self.user_projection = nn.Linear(width, width, bias=False)
-        if config.user_start == "last_item":
-            nn.init.eye_(self.user_projection.weight)
-        else:
-            nn.init.normal_(self.user_projection.weight, std=width**-0.5)
+        self.user_projection = _user_projection(config)
         ages = torch.zeros(len(AGE_LABELS))
         self.repeat_bias = nn.Parameter(ages) if config.repeat_bias else None
         self.item_dropout = config.item_dropout if self.item_vectors.projections else 0.0
@@ -430,3 +426,16 @@ class OnePassRecommender(SequenceModel):
         place = torch.arange(length, device=self.start.device)  # type: ignore[arg-type]
         bias: Tensor = self.position_bias(length)
         return bias + hide(place <= place[:, None], self.start)
+
+
+def _user_projection(config: RecommenderConfig) -> nn.Module:
+    """From the encoder's states to where item vectors are."""
+    width = config.d_model
+    if config.user_start == "fixed":
+        return nn.Identity()
+    projection = nn.Linear(width, width, bias=False)
+    if config.user_start == "last_item":
+        nn.init.eye_(projection.weight)
+    else:
+        nn.init.normal_(projection.weight, std=width**-0.5)
+    return projection

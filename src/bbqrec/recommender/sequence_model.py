@@ -11,8 +11,9 @@ from bbqrec.recommender.code_decoder import CodeDecoder
 from bbqrec.recommender.code_embedding import CodeEmbedding
 from bbqrec.recommender.code_search import DecoderSession
 from bbqrec.recommender.config import RecommenderConfig
-from bbqrec.recommender.encoder import Encoder
+from bbqrec.recommender.encoder import Encoder, EncoderLayer
 from bbqrec.recommender.light_decoder import LightDecoder, LightSession
+from bbqrec.recommender.plain_layer import PlainLayer
 from bbqrec.recommender.similarity import SimilarityBias
 from bbqrec.recommender.tables import Catalog, ItemTables
 from bbqrec.recommender.transformer import Layout, RelativePositionBias
@@ -55,7 +56,8 @@ class SequenceModel(nn.Module):
         self.code_embedding = CodeEmbedding(config, self.catalog, as_t5=as_t5)
         self.position_bias = RelativePositionBias(config, bidirectional=bidirectional)
         self.similarity = SimilarityBias(config, self.catalog) if edges else None
-        self.encoder = Encoder(config, drops_output=config.form == "paper")
+        layer = PlainLayer if config.encoder_layer == "plain" else EncoderLayer
+        self.encoder = Encoder(config, layer, drops_output=config.form == "paper")
 
     @abstractmethod
     def read(self, items: Int[Tensor, "batch position"], lengths: Int[Tensor, " batch"]) -> Encoded:

@@ -204,6 +204,11 @@ class _DroppedRelu(torch.autograd.Function):
 class Attention(nn.Module):
     """Multi-head attention whose logits are not divided by the root of the width."""
 
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    output: nn.Linear
+
     def __init__(self, config: RecommenderConfig, *, num_layers: int) -> None:
         super().__init__()
         width, inner = config.d_model, config.num_heads * config.head_dim
