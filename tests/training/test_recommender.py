@@ -14,9 +14,11 @@ from bbqrec.recommender import (
     NeighborConfig,
     OnePassRecommender,
     RecommenderConfig,
+    SequenceModel,
 )
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.training import recommender as recipes
+from bbqrec.training.loop import fit
 from bbqrec.training.recommender import TrainingConfig, fit_recommender, make_recipe
 from bbqrec.training.windows import cut_prefixes, cut_windows
 
@@ -155,3 +157,42 @@ def test_a_walk_by_all_items_learns_what_it_will_answer(monkeypatch: pytest.Monk
         assert (value is None) == (other is None), name
         if value is not None:
             torch.testing.assert_close(value, other, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_what_neighbors_gain_is_learned_when_vectors_have_had_their_share() -> None:
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 30, size=n).tolist() for n in rng.integers(5, 12, size=40)]
+    dataset, tables = make_dataset(rows, catalogs.NUM_ITEMS), catalogs.tables_for(catalogs.DEFAULT)
+    ranking = RankingConfig(rank_by="dense")
+    training = TrainingConfig(batch_size=16, epochs=4, neighbors_after=0.5)
+
+    def learned_by_epoch(model: SequenceModel | None) -> list[float]:
+        recipe = make_recipe(
+            dataset, tables, catalogs.DEFAULT, training, ranking, seed=0, model=model
+        )
+        assert isinstance(recipe.model, OnePassRecommender)
+        table, before, found = recipe.model.neighbor_bias, recipe.end_epoch, []
+        assert table is not None
+        start = table.detach().clone()
+
+        def end_epoch(epoch: int) -> dict[str, float]:
+            found.append(float((table.detach() - start).abs().max()))
+            return before(epoch)
+
+        recipe.end_epoch = end_epoch  # type: ignore[method-assign]
+        fit(
+            recipe,
+            training,
+            device=torch.device("cpu"),
+            work_dir=None,
+            identity={},
+            description="test",
+        )
+        trained.append(recipe.model)
+        return found
+
+    trained: list[SequenceModel] = []
+    first = learned_by_epoch(None)
+    assert first[:2] == [0, 0]
+    assert 0 < first[2] < first[3]
+    assert learned_by_epoch(trained[0])[0] > 0, "who goes on knows them already"

@@ -242,7 +242,8 @@ def _step(
     optimizer = recipe.optimizers["main"]
     factor = learning_rate_share(state.step, total, config)
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * factor * group.get("lr_scale", 1.0)
+        has_begun = state.step >= group.get("begins_at", 0.0) * total
+        group["lr"] = config.learning_rate * factor * group.get("lr_scale", 1.0) * has_begun
     for batch in batches:
         recipe.inner_steps(batch)
         with autocast(config.precision, device):
