@@ -159,24 +159,25 @@ def test_a_walk_by_all_items_learns_what_it_will_answer(monkeypatch: pytest.Monk
             torch.testing.assert_close(value, other, atol=1e-5, rtol=1e-3, msg=name)
 
 
-def test_what_neighbors_gain_is_learned_when_vectors_have_had_their_share() -> None:
+def test_what_is_added_to_scores_is_learned_when_vectors_have_had_their_share() -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 30, size=n).tolist() for n in rng.integers(5, 12, size=40)]
     dataset, tables = make_dataset(rows, catalogs.NUM_ITEMS), catalogs.tables_for(catalogs.DEFAULT)
     ranking = RankingConfig(rank_by="dense")
-    training = TrainingConfig(batch_size=16, epochs=4, neighbors_after=0.5)
+    training = TrainingConfig(batch_size=16, epochs=4, additions_after=0.5)
 
     def learned_by_epoch(model: SequenceModel | None) -> list[float]:
         recipe = make_recipe(
             dataset, tables, catalogs.DEFAULT, training, ranking, seed=0, model=model
         )
         assert isinstance(recipe.model, OnePassRecommender)
-        table, before, found = recipe.model.neighbor_bias, recipe.end_epoch, []
-        assert table is not None
-        start = table.detach().clone()
+        before, found = recipe.end_epoch, []
+        biases = [recipe.model.neighbor_bias, recipe.model.repeat_bias]
+        start = torch.cat([bias.detach().flatten() for bias in biases])
 
         def end_epoch(epoch: int) -> dict[str, float]:
-            found.append(float((table.detach() - start).abs().max()))
+            now = torch.cat([bias.detach().flatten() for bias in biases])
+            found.append(float((now - start).abs().max()))
             return before(epoch)
 
         recipe.end_epoch = end_epoch  # type: ignore[method-assign]

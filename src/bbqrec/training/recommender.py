@@ -53,9 +53,9 @@ class TrainingConfig(LoopConfig):
     bias_learning_rate: float = Field(10.0, gt=0)
     """Learning rate of the attention's bias tables, as a multiple of the others': their entries
     must move by whole units, those of other weights by hundredths."""
-    neighbors_after: float = Field(0.0, ge=0, lt=1)
-    """Share of the steps after which what neighbors gain is learned; before, vectors learn as if
-    there were none. Learned from the start, it leaves them less to learn."""
+    additions_after: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps after which what repeats and neighbors gain is learned; before, vectors
+    learn as if there were neither. Learned from the start, it leaves them less to learn."""
     generative_weight: float = Field(0.2, ge=0)
     """Of the loss of writing the codes of the next item; 0 trains the dense score alone."""
     dense_weight: float = Field(1.0, ge=0)
@@ -170,7 +170,7 @@ def make_recipe(
             assert isinstance(model, OnePassRecommender)
             model.item_vectors.begin_as(*start)
     else:
-        training = training.model_copy(update={"neighbors_after": 0.0})  # it knows them already
+        training = training.model_copy(update={"additions_after": 0.0})  # it knows them already
     model = model.to(device)
     return RecommenderRecipe(model, dataset, tables, config, training, ranking, seed, device)
 
@@ -351,13 +351,13 @@ def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
     decayed: dict[int, nn.Parameter] = {}
     free: dict[int, nn.Parameter] = {}
     biases: dict[int, nn.Parameter] = {}
-    neighbors: dict[int, nn.Parameter] = {}
+    added: dict[int, nn.Parameter] = {}
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             is_matrix = isinstance(module, nn.Linear) and name == "weight"
             is_bias = "_bias" in f"{path}.{name}" or path.startswith("similarity")
             group = decayed if is_matrix else biases if is_bias else free
-            group = neighbors if name == "neighbor_bias" else group
+            group = added if name in ("repeat_bias", "neighbor_bias") else group
             group[id(parameter)] = parameter
     return torch.optim.AdamW(
         [
@@ -369,10 +369,10 @@ def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
                 "lr_scale": training.bias_learning_rate,
             },
             {
-                "params": list(neighbors.values()),
+                "params": list(added.values()),
                 "weight_decay": 0.0,
                 "lr_scale": training.bias_learning_rate,
-                "begins_at": training.neighbors_after,
+                "begins_at": training.additions_after,
             },
         ],
         lr=training.learning_rate,
