@@ -35,6 +35,8 @@ class LayerMaps(NamedTuple):
 class EncoderLayer(nn.Module):
     """Self-attention among the places of a row, then a feed-forward block."""
 
+    has_fixed_maps = True  # that may be read outside training
+
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.d_model, eps=NORM_EPSILON)
@@ -53,17 +55,8 @@ class EncoderLayer(nn.Module):
         only: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "entry_or_batch dim"]:
         """The output at every place, or at `only` this place of each row."""
-        if is_reading(self):
+        if self.has_fixed_maps and is_reading(self):
             return self._read(x, layout, bias, only)
-        return self._compute(x, layout, bias, only)
-
-    def _compute(
-        self,
-        x: Float[Tensor, "entry dim"],
-        layout: Layout,
-        bias: AttentionBias,
-        only: Int[Tensor, " batch"] | None,
-    ) -> Float[Tensor, "entry_or_batch dim"]:
         normed = self.attention_norm(x)
         attention = self.attention
         key, value = (

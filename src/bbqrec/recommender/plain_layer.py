@@ -6,16 +6,18 @@ loud. Here queries are divided by the root of their width as they are used (Vasw
 and maps begin as PyTorch's do. Norms, places and likeness enter as in T5.
 """
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.encoder import EncoderLayer
-from bbqrec.recommender.transformer import AttentionBias, Dropout, Layout
+from bbqrec.recommender.transformer import Dropout
 
 
 class PlainLayer(EncoderLayer):
     """Self-attention and a feed-forward block with GELU; maps have biases."""
+
+    has_fixed_maps = False
 
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__(config)
@@ -30,15 +32,6 @@ class PlainLayer(EncoderLayer):
             Dropout(config.dropout),
             nn.Linear(config.d_ff, width),
         )
-
-    def _read(
-        self,
-        x: Float[Tensor, "entry dim"],
-        layout: Layout,
-        bias: AttentionBias,
-        only: Int[Tensor, " batch"] | None,
-    ) -> Float[Tensor, "entry_or_batch dim"]:
-        return self._compute(x, layout, bias, only)
 
 
 class _Queries(nn.Linear):
