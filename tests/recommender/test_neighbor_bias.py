@@ -2,12 +2,25 @@
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
-from small_catalogs import NUM_ITEMS, ONE_PASS, RAGGED, random_histories, random_tables
+from small_catalogs import (
+    NUM_ITEMS,
+    ONE_PASS,
+    RAGGED,
+    random_histories,
+    random_model,
+    random_tables,
+)
 
 from bbqrec.data import Sequences
-from bbqrec.recommender import Neighbors, RecommenderConfig, find_neighbors
+from bbqrec.recommender import (
+    Neighbors,
+    RecommenderConfig,
+    catalog_from_weights,
+    find_neighbors,
+)
 from bbqrec.recommender.config import NeighborConfig
 from bbqrec.recommender.item_knn import ItemKnnConfig, count_pairs, similarities
 from bbqrec.recommender.neighbor_bias import neighbor_gains, num_age_buckets, recent_items
@@ -99,6 +112,21 @@ def test_the_bias_is_a_sum_over_the_latest_items_and_their_neighbors() -> None:
                         table = bias[kind, int(is_unseen[neighbor])]
                         expected[entry, neighbor] += table[int(np.log2(age)), bucket]
     torch.testing.assert_close(added, expected)
+
+
+def test_kinds_come_in_the_order_in_which_saved_weights_give_them_back() -> None:
+    tables = random_tables()
+    content = {"video": tables.content["text"], "audio": tables.content["image"]}
+    present = {"video": tables.is_present["text"], "audio": tables.is_present["image"]}
+    found = find_neighbors(TRAIN, NUM_ITEMS, content, present, CONFIG)
+    model = random_model(
+        CONFIG, tables._replace(content=content, is_present=present, neighbors=found)
+    )
+
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    loaded, _ = catalog_from_weights(safetensors.torch.load(safetensors.torch.save(weights)))
+
+    assert list(loaded.neighbors) == list(found) == ["audio", "behavior", "video"]
 
 
 def test_a_user_alone_with_a_pair_does_not_see_it_in_training() -> None:

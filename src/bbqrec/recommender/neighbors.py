@@ -52,7 +52,7 @@ def find_neighbors(
         units = directions(vectors, is_present[name])
         nearest = nearest_by_content(units, settings.num_neighbors)
         found[name] = _bucketed([nearest], settings)
-    return found
+    return dict(sorted(found.items()))
 
 
 def count_neighbors(

@@ -55,7 +55,7 @@ class ItemTables(NamedTuple):
         similarity: vectors whose cosines bias the attention.
         similarity_present: False where the item lacks that modality of `similarity`.
         is_unseen: items without training interactions: only their content speaks for them.
-        neighbors: by kind of likeness.
+        neighbors: by kind of likeness, in the order of the names.
     """
 
     semantic_ids: SemanticIds
@@ -102,6 +102,8 @@ def needed(tables: ItemTables, config: RecommenderConfig) -> ItemTables:
             )
         if "." in name or ">" in name:
             raise FeatureError(f"the modality name {name!r} must not contain . or >; rename it")
+        if name == BEHAVIOR:
+            raise FeatureError(f"the modality name {name!r} is that of training's own; rename it")
     return tables._replace(
         content=content,
         is_present={name: tables.is_present[name] for name in content},
@@ -187,7 +189,7 @@ def catalog_from_weights(
         weights["catalog.is_unseen"],
         {
             name: Neighbors(items, buckets[name], edges[name])
-            for name, items in group("neighbor_items").items()
+            for name, items in sorted(group("neighbor_items").items())  # as a bias has them
         },
     )
     return tables, group("edges")
