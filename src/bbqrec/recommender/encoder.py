@@ -1,14 +1,14 @@
 """T5's encoder: attention among a row's places and feed-forward blocks, layer by layer."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bbqrec.products import linear
 from bbqrec.recommender.config import RecommenderConfig
-from bbqrec.recommender.fixed_maps import FeedForwardMaps, Kept, is_reading, maps, normed
+from bbqrec.recommender.fixed_maps import FeedForwardMaps, Kept, Map, is_reading, normed
 from bbqrec.recommender.transformer import (
     NORM_EPSILON,
     Attention,
@@ -26,16 +26,14 @@ class LayerMaps(NamedTuple):
         memory: to keys and values.
     """
 
-    query: Float[Tensor, "inner dim"]
-    memory: Float[Tensor, "keys_and_values dim"]
-    output: Float[Tensor, "dim inner"]
-    feed_forward: FeedForwardMaps
+    query: Map
+    memory: Map
+    output: Map
+    feed_forward: Callable[..., Tensor]
 
 
 class EncoderLayer(nn.Module):
     """Self-attention among the places of a row, then a feed-forward block."""
-
-    has_fixed_maps = True  # that may be read outside training
 
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__()
@@ -55,7 +53,7 @@ class EncoderLayer(nn.Module):
         only: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "entry_or_batch dim"]:
         """The output at every place, or at `only` this place of each row."""
-        if self.has_fixed_maps and is_reading(self):
+        if is_reading(self):
             return self._read(x, layout, bias, only)
         normed = self.attention_norm(x)
         attention = self.attention
@@ -84,28 +82,31 @@ class EncoderLayer(nn.Module):
         """The same function outside training, in fewer and larger operations."""
         own, attention, uses = self.kept.get([self], self._maps), self.attention, self.num_layers
         with torch.autocast(x.device.type, enabled=False):  # the maps say what is rounded
-            rows = normed(x, own.query.dtype)
-            memory = layout.spread(linear(rows, own.memory, uses=uses))
+            rows = normed(x, own.query.weight.dtype)
+            memory = layout.spread(own.memory(rows, uses=uses))
             if only is None:
-                query = layout.spread(linear(rows, own.query, uses=uses))
+                query = layout.spread(own.query(rows, uses=uses))
             else:
-                query = linear(layout.at(rows, only), own.query, uses=uses)[:, None]
+                query = own.query(layout.at(rows, only), uses=uses)[:, None]
                 x, bias = layout.at(x, only), bias.of_query(only)
             key, value = attention.split_parts(memory, 2)
             mixed = attention.attend(attention.split(query), key, value, bias)
             mixed = layout.collect(mixed) if only is None else mixed[:, 0]
-            x = x + linear(mixed, own.output, uses=uses)
+            x = x + own.output(mixed, uses=uses)
             return x.add_(own.feed_forward(normed(x, rows.dtype), uses=uses))
 
     def _maps(self, dtype: torch.dtype) -> LayerMaps:
         attention, gain = self.attention, self.attention_norm.weight
-        assert isinstance(self.feed_forward, FeedForward)
         return LayerMaps(
-            maps(attention.query.weight, dtype=dtype, gain=gain),
-            maps(attention.key.weight, attention.value.weight, dtype=dtype, gain=gain),
-            maps(attention.output.weight, dtype=dtype),
-            FeedForwardMaps.of(self.feed_forward_norm, self.feed_forward, dtype),
+            Map.of(attention.query, dtype=dtype, gain=gain),
+            Map.of(attention.key, attention.value, dtype=dtype, gain=gain),
+            Map.of(attention.output, dtype=dtype),
+            self._feed_forward_maps(dtype),
         )
+
+    def _feed_forward_maps(self, dtype: torch.dtype) -> Callable[..., Tensor]:
+        assert isinstance(self.feed_forward, FeedForward)
+        return FeedForwardMaps.of(self.feed_forward_norm, self.feed_forward, dtype).__call__
 
 
 class Encoder(nn.Module):

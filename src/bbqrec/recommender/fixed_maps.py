@@ -96,6 +96,29 @@ def maps(
     return fixed(*((weight.detach() * factor).to(dtype) for weight in weights))
 
 
+class Map(NamedTuple):
+    """A linear map with or without biases."""
+
+    weight: Float[Tensor, "outputs dim"]
+    bias: Float[Tensor, " outputs"] | None = None
+
+    @classmethod
+    def of(
+        cls, *linears: nn.Linear, dtype: torch.dtype, gain: Float[Tensor, " dim"] | None = None
+    ) -> "Map":
+        """Of `linears` that read the same rows, side by side; `gain`: of the norm before them."""
+        weight = maps(*(part.weight for part in linears), dtype=dtype, gain=gain)
+        biases = [part.bias.detach() for part in linears if part.bias is not None]
+        return cls(weight, torch.cat(biases).to(dtype) if biases else None)
+
+    def __call__(
+        self, rows: Float[Tensor, "*shape dim"], *, uses: int = 1
+    ) -> Float[Tensor, "*shape outputs"]:
+        """The outputs; `uses`: as of `products.linear`."""
+        found = linear(rows, self.weight, uses=uses)
+        return found if self.bias is None else found.add_(self.bias)
+
+
 class FeedForwardMaps(NamedTuple):
     """Both maps of a `FeedForward` block."""
 

@@ -6,18 +6,21 @@ loud. Here queries are divided by the root of their width as they are used (Vasw
 and maps begin as PyTorch's do. Norms, places and likeness enter as in T5.
 """
 
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from bbqrec.recommender.config import RecommenderConfig
-from bbqrec.recommender.encoder import EncoderLayer
+from bbqrec.recommender.encoder import EncoderLayer, LayerMaps
+from bbqrec.recommender.fixed_maps import Map
 from bbqrec.recommender.transformer import Dropout
 
 
 class PlainLayer(EncoderLayer):
     """Self-attention and a feed-forward block with GELU; maps have biases."""
-
-    has_fixed_maps = False
 
     def __init__(self, config: RecommenderConfig) -> None:
         super().__init__(config)
@@ -32,6 +35,19 @@ class PlainLayer(EncoderLayer):
             Dropout(config.dropout),
             nn.Linear(config.d_ff, width),
         )
+
+    def _maps(self, dtype: torch.dtype) -> LayerMaps:
+        maps, query = super()._maps(dtype), self.attention.query
+        assert isinstance(query, _Queries)
+        assert maps.query.bias is not None
+        scaled = Map(maps.query.weight * query.scale, maps.query.bias * query.scale)
+        return maps._replace(query=scaled)
+
+    def _feed_forward_maps(self, dtype: torch.dtype) -> Callable[..., Tensor]:
+        first, last = (part for part in self.feed_forward.children() if isinstance(part, nn.Linear))
+        inner = Map.of(first, dtype=dtype, gain=self.feed_forward_norm.weight)
+        output = Map.of(last, dtype=dtype)
+        return lambda rows, *, uses=1: output(F.gelu(inner(rows, uses=uses)), uses=uses)
 
 
 class _Queries(nn.Linear):
