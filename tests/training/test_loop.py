@@ -261,6 +261,16 @@ def test_the_warm_up_never_fills_a_short_training() -> None:
     assert rates[-1] < 0.15
 
 
+def test_what_begins_late_warms_up_to_the_rate_of_the_rest() -> None:
+    config = LoopConfig(warmup_steps=5)
+    usual = [learning_rate_share(step, 100, config) for step in range(100)]
+    late = [learning_rate_share(step, 100, config, after=0.6) for step in range(100)]
+
+    assert late[:60] == [0] * 60
+    assert late[60:65] == pytest.approx([usual[60 + n] * (n + 1) / 5 for n in range(5)])
+    assert late[65:] == usual[65:]
+
+
 @pytest.mark.parametrize(("epochs", "trained"), [(None, 1 + USUAL_PATIENCE), (30, 30)])
 def test_what_was_known_by_heart_long_ago_is_not_trained_on(
     epochs: int | None, trained: int

@@ -12,6 +12,7 @@ from bbqrec.errors import ConfigError
 from bbqrec.recommender import (
     ItemTables,
     NeighborConfig,
+    Neighbors,
     OnePassRecommender,
     RecommenderConfig,
     SequenceModel,
@@ -159,25 +160,32 @@ def test_a_walk_by_all_items_learns_what_it_will_answer(monkeypatch: pytest.Monk
             torch.testing.assert_close(value, other, atol=1e-5, rtol=1e-3, msg=name)
 
 
-def test_what_is_added_to_scores_is_learned_when_vectors_have_had_their_share() -> None:
+@pytest.mark.parametrize("form", ["default", "plain"])
+def test_what_joins_the_vectors_is_learned_when_they_have_had_their_share(form: str) -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 30, size=n).tolist() for n in rng.integers(5, 12, size=40)]
-    dataset, tables = make_dataset(rows, catalogs.NUM_ITEMS), catalogs.tables_for(catalogs.DEFAULT)
+    config = catalogs.FORMS[form]
+    dataset, tables = make_dataset(rows, catalogs.NUM_ITEMS), catalogs.tables_for(config)
     ranking = RankingConfig(rank_by="dense")
     training = TrainingConfig(batch_size=16, epochs=4, additions_after=0.5)
 
     def learned_by_epoch(model: SequenceModel | None) -> list[float]:
-        recipe = make_recipe(
-            dataset, tables, catalogs.DEFAULT, training, ranking, seed=0, model=model
-        )
+        recipe = make_recipe(dataset, tables, config, training, ranking, seed=0, model=model)
         assert isinstance(recipe.model, OnePassRecommender)
         before, found = recipe.end_epoch, []
-        biases = [recipe.model.neighbor_bias, recipe.model.repeat_bias]
-        start = torch.cat([bias.detach().flatten() for bias in biases])
+        late = [recipe.model.neighbor_bias, recipe.model.repeat_bias]
+        if config.item_start == "own":
+            own = recipe.model.item_vectors
+            late += [own.code_vectors, own.unseen_vector, *own.projections.parameters()]
+        start = [part.detach().clone() for part in late]
 
         def end_epoch(epoch: int) -> dict[str, float]:
-            now = torch.cat([bias.detach().flatten() for bias in biases])
-            found.append(float((now - start).abs().max()))
+            moved = [
+                float((now.detach() - then).abs().max())
+                for now, then in zip(late, start, strict=True)
+            ]
+            assert len({value > 0 for value in moved}) == 1, "all of them, or none"
+            found.append(max(moved))
             return before(epoch)
 
         recipe.end_epoch = end_epoch  # type: ignore[method-assign]
@@ -197,3 +205,27 @@ def test_what_is_added_to_scores_is_learned_when_vectors_have_had_their_share() 
     assert first[:2] == [0, 0]
     assert 0 < first[2] < first[3]
     assert learned_by_epoch(trained[0])[0] > 0, "who goes on knows them already"
+
+
+@pytest.mark.parametrize("form", ["default", "plain"])
+def test_what_has_not_begun_is_left_out_and_changes_nothing(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 30, size=n).tolist() for n in rng.integers(5, 12, size=20)]
+    config = catalogs.FORMS[form].model_copy(update={"dropout": 0.0, "item_dropout": 0.0})
+    dataset, tables = make_dataset(rows, catalogs.NUM_ITEMS), catalogs.tables_for(config)
+    training = TrainingConfig(batch_size=20, additions_after=0.5)
+    recipe = make_recipe(dataset, tables, config, training, RankingConfig(rank_by="dense"), seed=0)
+    (batch,) = recipe.batches(0)
+
+    every = {name: loss.item() for name, loss in recipe.losses(batch).items()}
+    read: list[int] = []
+    neighbors_of = Neighbors.of
+    monkeypatch.setattr(Neighbors, "of", lambda *args: read.append(1) or neighbors_of(*args))
+    for group in recipe.optimizers["main"].param_groups:
+        group["lr"] *= "begins_at" not in group
+    before = {name: loss.item() for name, loss in recipe.losses(batch).items()}
+
+    assert not read
+    assert before == pytest.approx(every, rel=1e-6)

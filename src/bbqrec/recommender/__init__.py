@@ -10,7 +10,7 @@ from bbqrec.recommender.content_knn import (
     fit_content_knn,
     tune_content_knn,
 )
-from bbqrec.recommender.dense_score import dense_logits
+from bbqrec.recommender.dense_score import Evidence, dense_logits
 from bbqrec.recommender.graphs import Graph, dense_tables, graphs
 from bbqrec.recommender.item_knn import ItemKnn, ItemKnnConfig, fit_item_knn, tune_item_knn
 from bbqrec.recommender.neighbors import (
@@ -37,6 +37,7 @@ __all__ = [
     "ContentKnn",
     "ContentKnnConfig",
     "EntryCounts",
+    "Evidence",
     "Graph",
     "ItemKnn",
     "ItemKnnConfig",

@@ -84,6 +84,9 @@ class RecommenderConfig(Config):
             that looks at the history again, or a walk down the "tree" of semantic IDs, best where
             items are ranked by their codes.
         use_id, use_content, use_codes: which parts an item's vector is the sum of (`one_pass`).
+        item_start: what item vectors are at first: mostly what items "share", content and codes,
+            beside short vectors of their own; or an item's "own" vector alone, which content and
+            codes join, from nothing, when additions begin (`training.additions_after`).
         content_dim: main directions of each modality that item vectors read; None: one for every
             32 items, since content of as many dimensions as items is learned by heart.
         item_dropout: share of items that each training step treats as it treats unseen ones, told
@@ -118,6 +121,7 @@ class RecommenderConfig(Config):
     use_id: bool = True
     use_content: bool = True
     use_codes: bool = True
+    item_start: Literal["shared", "own"] = "shared"
     content_dim: int | None = Field(None, ge=1)
     item_dropout: float = Field(0.2, ge=0, lt=1)
     user_start: Literal["last_item", "random", "fixed"] = "last_item"
@@ -148,6 +152,8 @@ class RecommenderConfig(Config):
     def _check(self) -> "RecommenderConfig":
         if not (self.use_id or self.use_content or self.use_codes):
             raise ValueError("an item needs at least one of use_id, use_content and use_codes")
+        if self.item_start == "own" and not self.use_id:
+            raise ValueError('item_start="own" begins with vectors that use_id=false leaves out')
         if self.max_distance <= self.num_position_buckets // 2:
             raise ValueError("max_distance must exceed half of num_position_buckets")
         if self.form == "paper" and self.decoder != "transformer":

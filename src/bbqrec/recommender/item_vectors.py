@@ -31,6 +31,9 @@ class ItemVectors(nn.Module):
 
     A part that is switched off and a modality that an item lacks contribute nothing. The same
     vectors are read as input and ranked as output.
+
+    With `item_start="own"` content and codes begin at nothing, and codes have vectors apart from
+    those that a decoder writes them by. While training sets `is_own_alone`, they are left out.
     """
 
     def __init__(self, config: RecommenderConfig, catalog: Catalog) -> None:
@@ -42,6 +45,13 @@ class ItemVectors(nn.Module):
             if config.use_id
             else None
         )
+        self.starts_own = config.item_start == "own"
+        self.code_vectors = (
+            nn.Parameter(torch.zeros(catalog.num_tokens, width))
+            if self.starts_own and config.use_codes
+            else None
+        )
+        self.is_own_alone = False
         self.projections = nn.ModuleDict(
             {
                 # Standardized content of n dimensions has norm n**0.5: project to norm 1.
@@ -49,6 +59,9 @@ class ItemVectors(nn.Module):
                 for name, vectors in catalog.content.named_buffers()
             }
         )
+        if self.starts_own:
+            for weight in self.projections.parameters():
+                nn.init.zeros_(weight)
         self.unseen_vector = nn.Parameter(torch.zeros(width)) if self.projections else None
 
     @torch.no_grad()
@@ -77,13 +90,18 @@ class ItemVectors(nn.Module):
     ) -> dict[str, Float[Tensor, "entry dim"]]:
         """The summands: "content.MODALITY", "codes" and "own", as far as there are any."""
         unseen = is_unseen[items][:, None]
+        if self.is_own_alone:
+            assert self.id_vectors is not None
+            return {"own": self.id_vectors[items] * ~unseen}
         parts = {
             f"content.{name}": projection(catalog.content[name][items])
             for name, projection in self.projections.items()
         }
         shared = self.unseen_vector
         if self.use_codes:
-            codes = F.embedding_bag(catalog.tokens[items], code_vectors, mode="sum")
+            own = self.code_vectors
+            tokens, table = catalog.tokens[items], code_vectors if own is None else own
+            codes = F.embedding_bag(tokens, table, mode="sum")
             parts["codes"] = codes if shared is None else codes * ~unseen
         if self.id_vectors is not None:
             parts["own"] = self.id_vectors[items] * ~unseen

@@ -240,10 +240,9 @@ def _step(
     A checkpoint is never of in between: gradients are not part of it.
     """
     optimizer = recipe.optimizers["main"]
-    factor = learning_rate_share(state.step, total, config)
     for group in optimizer.param_groups:
-        has_begun = state.step >= group.get("begins_at", 0.0) * total
-        group["lr"] = config.learning_rate * factor * group.get("lr_scale", 1.0) * has_begun
+        share = learning_rate_share(state.step, total, config, after=group.get("begins_at", 0.0))
+        group["lr"] = config.learning_rate * share * group.get("lr_scale", 1.0)
     for batch in batches:
         recipe.inner_steps(batch)
         with autocast(config.precision, device):

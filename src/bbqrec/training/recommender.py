@@ -21,6 +21,7 @@ from bbqrec.errors import ConfigError
 from bbqrec.evaluation import quick_metrics, sample_cases
 from bbqrec.products import linear
 from bbqrec.recommender import (
+    Evidence,
     ItemTables,
     Neighbors,
     OnePassOutput,
@@ -54,8 +55,9 @@ class TrainingConfig(LoopConfig):
     """Learning rate of the attention's bias tables, as a multiple of the others': their entries
     must move by whole units, those of other weights by hundredths."""
     additions_after: float = Field(0.0, ge=0, lt=1)
-    """Share of the steps after which what repeats and neighbors gain is learned; before, vectors
-    learn as if there were neither. Learned from the start, it leaves them less to learn."""
+    """Share of the steps after which what repeats and neighbors gain is learned, and what content
+    and codes add to item vectors that begin as their "own" (`recommender.item_start`). Before,
+    vectors learn as if there were nothing else; learned from the start, it leaves them less."""
     generative_weight: float = Field(0.2, ge=0)
     """Of the loss of writing the codes of the next item; 0 trains the dense score alone."""
     dense_weight: float = Field(1.0, ge=0)
@@ -193,6 +195,7 @@ class RecommenderRecipe:
         self.optimizers: dict[str, Optimizer] = {"main": _adamw(model, training)}
         self._training = training
         self._is_paper = config.form == "paper"
+        self._starts_own = config.item_start == "own"
         self._max_history = config.max_history
         self._sequences = dataset.train
         self._histories = TrainingHistories(dataset.train, device)
@@ -229,7 +232,10 @@ class RecommenderRecipe:
             logits = self.model(batch.items, batch.lengths, targets, num_items=batch.num_targets)
             return {"generative": self._code_loss(logits, targets)}
         assert isinstance(self.model, OnePassRecommender)
-        is_unseen = self.model.draw_unseen()
+        is_own_alone = self._starts_own and not self._has_additions
+        self.model.item_vectors.is_own_alone = is_own_alone
+        # Items told by their content alone would be told by nothing yet.
+        is_unseen = self._is_unseen if is_own_alone else self.model.draw_unseen()
         output = self.model(
             batch.items,
             batch.targets,
@@ -251,6 +257,12 @@ class RecommenderRecipe:
 
     def after_step(self, batch: Batch) -> None:
         pass
+
+    @property
+    def _has_additions(self) -> bool:
+        """Whether training has come to what is learned after the vectors."""
+        groups = self.optimizers["main"].param_groups
+        return all(group["lr"] > 0 for group in groups if "begins_at" in group)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         is_last = epoch == num_epochs(self, self._training) - 1
@@ -307,19 +319,24 @@ class RecommenderRecipe:
         Args:
             inputs: what `scores` is made of; the first has a row for every entry.
         """
+        has_additions = self._has_additions
         biases, num_inputs = model.dense_biases(), len(inputs)
+        if not has_additions:
+            biases = {name: bias for name, bias in biases.items() if name == "unseen"}
         users, targets = batch.users[output.rows], output.targets
         places = batch.before[output.rows] + output.places
         histories, following = self._histories.all, self._histories.following
 
         def loss(entries: slice, *values: Tensor) -> Tensor:
-            user, counts = users[entries], batch.counts.of(entries)
-            evidence = model.evidence(
-                histories, user, places[entries], following=following, counts=counts
-            )
-            evidence = evidence._replace(
-                is_unseen=is_unseen, folds=user % self._num_folds, neighbors=self._neighbors
-            )
+            evidence = Evidence(is_unseen)
+            if has_additions:
+                user, counts = users[entries], batch.counts.of(entries)
+                evidence = model.evidence(
+                    histories, user, places[entries], following=following, counts=counts
+                )
+                evidence = evidence._replace(
+                    is_unseen=is_unseen, folds=user % self._num_folds, neighbors=self._neighbors
+                )
             tables = dict(zip(biases, values[num_inputs:], strict=True))
             found = scores(*values[:num_inputs])
             # Never push down what training is not allowed to know.
@@ -352,13 +369,19 @@ def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
     free: dict[int, nn.Parameter] = {}
     biases: dict[int, nn.Parameter] = {}
     added: dict[int, nn.Parameter] = {}
+    late: dict[int, nn.Parameter] = {}
+    starts_own = isinstance(model, OnePassRecommender) and model.item_vectors.starts_own
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             is_matrix = isinstance(module, nn.Linear) and name == "weight"
             is_bias = "_bias" in f"{path}.{name}" or path.startswith("similarity")
             group = decayed if is_matrix else biases if is_bias else free
             group = added if name in ("repeat_bias", "neighbor_bias") else group
+            is_shared = path.startswith("item_vectors") and name != "id_vectors"
+            group = late if starts_own and is_shared else group
             group[id(parameter)] = parameter
+    # What is left of all steps' rates by then, of a cosine: tables move as far as from the start.
+    rates_left = (1 - training.additions_after) ** 2
     return torch.optim.AdamW(
         [
             {"params": list(decayed.values()), "weight_decay": training.weight_decay},
@@ -371,7 +394,12 @@ def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
             {
                 "params": list(added.values()),
                 "weight_decay": 0.0,
-                "lr_scale": training.bias_learning_rate,
+                "lr_scale": training.bias_learning_rate / rates_left,
+                "begins_at": training.additions_after,
+            },
+            {
+                "params": list(late.values()),
+                "weight_decay": 0.0,
                 "begins_at": training.additions_after,
             },
         ],

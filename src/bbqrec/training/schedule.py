@@ -50,11 +50,19 @@ def patience_of(config: LoopConfig) -> int | None:
     return config.patience
 
 
-def learning_rate_share(step: int, total: int, config: LoopConfig) -> float:
-    """Linear warm-up, then a half cosine down to `final_learning_rate`."""
-    warmup = min(config.warmup_steps, total // 10)
+def learning_rate_share(step: int, total: int, config: LoopConfig, *, after: float = 0.0) -> float:
+    """Linear warm-up, then a half cosine down to `final_learning_rate`.
+
+    Args:
+        after: share of the steps before what begins late, along the same cosine after a warm-up of
+            its own.
+    """
+    warmup, begin = min(config.warmup_steps, total // 10), math.ceil(after * total)
+    if step < begin:
+        return 0.0
+    warmed = min(1.0, (step - begin + 1) / warmup) if warmup else 1.0
     if step < warmup:
-        return (step + 1) / warmup
+        return warmed
     done = (step - warmup) / max(1, total - warmup)
     low = config.final_learning_rate
-    return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return warmed * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
