@@ -34,6 +34,9 @@ def benchmark(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="ROW", help="Make this row (repeatable).")
     ] = None,
+    on: Annotated[
+        list[str] | None, typer.Option("--on", metavar="DATA", help="Make rows on this data set.")
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option("--reference", metavar="ROW", help="Compare with this row, not CONFIG's."),
@@ -65,7 +68,13 @@ def benchmark(
         # A folder each: two benchmarks may name a row alike and mean something else.
         out, work = out / config.stem, work / config.stem
         run_benchmark(
-            matrix, data_dir=data, out_dir=out, work_dir=work, device=chosen, only=tuple(only or ())
+            matrix,
+            data_dir=data,
+            out_dir=out,
+            work_dir=work,
+            device=chosen,
+            only=tuple(only or ()),
+            on=tuple(on or ()),
         )
         named = f" --reference {shlex.quote(reference)}" if reference is not None else ""
         command = f"bbqrec benchmark {config} --data DATA{named}{' --final' if final else ''}"

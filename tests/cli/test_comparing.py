@@ -65,6 +65,17 @@ def test_benchmarks_that_name_a_row_alike_keep_their_own_cells(data: Path, tmp_p
     assert "1 of 1 cells are there already" in last.stderr
 
 
+def test_only_the_cells_asked_for_are_made(data: Path, tmp_path: Path) -> None:
+    config = tmp_path / "bench.toml"
+    config.write_text(MATRIX + '[data.again]\nfolder = "shop"\n')
+    folders = ("--out", tmp_path / "results", "--work", tmp_path / "work")
+
+    invoke("benchmark", config, "--data", data, *folders, "--only", "popularity", "--on", "again")
+
+    cells = (tmp_path / "results" / "bench" / "cells").rglob("*-seed0.json")
+    assert [path.parent.name + "/" + path.stem for path in cells] == ["again/popularity-seed0"]
+
+
 def test_lists_of_another_recommender_are_scored_beside_baselines(
     data: Path, tmp_path: Path
 ) -> None:
@@ -127,4 +138,5 @@ def test_what_cannot_be_compared_is_refused(data: Path, tmp_path: Path) -> None:
     known = tmp_path / "known.toml"
     known.write_text(MATRIX)
     assert "no row 'SASRec'" in refusal("benchmark", known, "--data", data, "--only", "SASRec")
+    assert "no data set 'films'" in refusal("benchmark", known, "--data", data, "--on", "films")
     assert "none of the" in refusal("score", stranger, "--data", data / "shop", "--quiet")

@@ -47,6 +47,7 @@ def run_benchmark(
     work_dir: Path,
     device: str = "cpu",
     only: tuple[str, ...] = (),
+    on: tuple[str, ...] = (),
 ) -> list[CellKey]:
     """Make what is missing below `out_dir`/cells; the cells that could not be made now.
 
@@ -56,6 +57,7 @@ def run_benchmark(
     Args:
         data_dir: where the data sets' folders are; None suffices where no cell is missing.
         only: rows to make; empty is all.
+        on: data sets to make them on; empty is all.
 
     Raises:
         BBQRecError: settings of a cell are wrong, or its data cannot be used.
@@ -64,7 +66,15 @@ def run_benchmark(
         raise ConfigError(
             f"this benchmark has no row {min(unknown)!r}; its rows are {', '.join(config.rows)}"
         )
-    keys = [key for key in config.cells() if not only or key.row in only]
+    if unknown := set(on) - set(config.data):
+        raise ConfigError(
+            f"this benchmark has no data set {min(unknown)!r}; it has {', '.join(config.data)}"
+        )
+    keys = [
+        key
+        for key in config.cells()
+        if (not only or key.row in only) and (not on or key.data in on)
+    ]
     configs = {key: config.run_config(key) for key in keys}  # all checked before any is made
     missing = [key for key in keys if not _is_made(config, key, configs[key], out_dir)]
     logger.info("%d of %d cells are there already", len(keys) - len(missing), len(keys))
