@@ -36,9 +36,8 @@ TREE = NEAR_TREE.model_copy(update={"neighbors": NeighborConfig(enabled=False)})
 PAPER = RecommenderConfig.paper(**NARROW)
 FORMS = {
     "default": DEFAULT,
-    "plain": DEFAULT.model_copy(
-        update={"encoder_layer": "plain", "user_start": "fixed", "item_start": "own"}
-    ),
+    "plain": DEFAULT.model_copy(update={"encoder_layer": "plain", "user_start": "fixed"}),
+    "own": DEFAULT.model_copy(update={"encoder_layer": "plain", "item_start": "own"}),
     "one_pass": ONE_PASS,
     "level": LEVEL,
     "light": LIGHT,
@@ -100,8 +99,8 @@ def random_model(
     for table in model.similarity_tables().values():
         torch.nn.init.normal_(table)
     if isinstance(model, OnePassRecommender):
-        own = model.item_vectors
-        late = [*own.projections.parameters(), own.code_vectors] if own.starts_own else []
+        parts = model.item_vectors
+        late = [*parts.projections.parameters(), parts.code_vectors] if parts.starts_own else []
         for table in [*model.dense_biases().values(), *late]:
             torch.nn.init.normal_(table)
     return model

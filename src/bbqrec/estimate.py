@@ -111,7 +111,8 @@ def estimate_update(
         rate = LOCAL_ITEMS_PER_S if f.identity["encoder"] in LOCAL_DIMS else PRETRAINED_ITEMS_PER_S
         seconds["encode"] = seconds.get("encode", 0.0) + num_new / rate
         features.append(_random_features(f.modality, dataset.num_items, f.dim))
-    training = settings.training.model_copy(update=dict(settings.update))
+    changes = {**dict(settings.update), "additions_after": 0.0}  # the model knows them already
+    training = settings.training.model_copy(update=changes)
     settings = settings.model_copy(update={"training": training})
     cost = _recommender_cost(dataset, features, settings, device)
     seconds["train"] = cost.training_s

@@ -20,7 +20,13 @@ from bbqrec.recommender import (
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.training import recommender as recipes
 from bbqrec.training.loop import fit
-from bbqrec.training.recommender import TrainingConfig, fit_recommender, make_recipe
+from bbqrec.training.recommender import (
+    RecommenderRecipe,
+    TrainingConfig,
+    fit_recommender,
+    make_recipe,
+)
+from bbqrec.training.schedule import learning_rate_share
 from bbqrec.training.windows import cut_prefixes, cut_windows
 
 NUM_ITEMS = 30
@@ -160,7 +166,7 @@ def test_a_walk_by_all_items_learns_what_it_will_answer(monkeypatch: pytest.Monk
             torch.testing.assert_close(value, other, atol=1e-5, rtol=1e-3, msg=name)
 
 
-@pytest.mark.parametrize("form", ["default", "plain"])
+@pytest.mark.parametrize("form", ["default", "own"])
 def test_what_joins_the_vectors_is_learned_when_they_have_had_their_share(form: str) -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 30, size=n).tolist() for n in rng.integers(5, 12, size=40)]
@@ -207,25 +213,84 @@ def test_what_joins_the_vectors_is_learned_when_they_have_had_their_share(form: 
     assert learned_by_epoch(trained[0])[0] > 0, "who goes on knows them already"
 
 
-@pytest.mark.parametrize("form", ["default", "plain"])
+def small_recipe(config: RecommenderConfig, training: TrainingConfig) -> RecommenderRecipe:
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 30, size=n).tolist() for n in rng.integers(5, 12, size=20)]
+    dataset, tables = make_dataset(rows, catalogs.NUM_ITEMS), catalogs.tables_for(config)
+    return make_recipe(dataset, tables, config, training, RankingConfig(rank_by="dense"), seed=0)
+
+
+@pytest.mark.parametrize("form", ["default", "own"])
 def test_what_has_not_begun_is_left_out_and_changes_nothing(
     form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = np.random.default_rng(0)
-    rows = [rng.integers(0, 30, size=n).tolist() for n in rng.integers(5, 12, size=20)]
     config = catalogs.FORMS[form].model_copy(update={"dropout": 0.0, "item_dropout": 0.0})
-    dataset, tables = make_dataset(rows, catalogs.NUM_ITEMS), catalogs.tables_for(config)
-    training = TrainingConfig(batch_size=20, additions_after=0.5)
-    recipe = make_recipe(dataset, tables, config, training, RankingConfig(rank_by="dense"), seed=0)
+    recipe = small_recipe(config, TrainingConfig(batch_size=20, additions_after=0.5))
+    assert isinstance(recipe.model, OnePassRecommender)
     (batch,) = recipe.batches(0)
+    read: list[str] = []
+    neighbors_of, draw_unseen = Neighbors.of, recipe.model.draw_unseen
+    monkeypatch.setattr(
+        Neighbors, "of", lambda *args: read.append("neighbors") or neighbors_of(*args)
+    )
+    monkeypatch.setattr(recipe.model, "draw_unseen", lambda: read.append("unseen") or draw_unseen())
+    for projection in recipe.model.item_vectors.projections.values():
+        projection.register_forward_hook(lambda *_: read.append("content"))
 
     every = {name: loss.item() for name, loss in recipe.losses(batch).items()}
-    read: list[int] = []
-    neighbors_of = Neighbors.of
-    monkeypatch.setattr(Neighbors, "of", lambda *args: read.append(1) or neighbors_of(*args))
+    assert set(read) == {"neighbors", "unseen", "content"}
+    read.clear()
     for group in recipe.optimizers["main"].param_groups:
-        group["lr"] *= "begins_at" not in group
+        group["lr"] *= group["begins_at"] == 0
     before = {name: loss.item() for name, loss in recipe.losses(batch).items()}
 
-    assert not read
+    assert set(read) == (set() if form == "own" else {"unseen", "content"})
     assert before == pytest.approx(every, rel=1e-6)
+    recipe.end_epoch(3)
+    assert not recipe.model.item_vectors.is_own_alone
+
+
+def test_content_joins_without_a_leap() -> None:
+    config = catalogs.FORMS["own"].model_copy(update={"item_dropout": 0.5})
+    recipe = small_recipe(config, TrainingConfig(batch_size=20, generative_weight=0.0))
+    (batch,) = recipe.batches(0)
+
+    sum(recipe.losses(batch).values()).backward()
+
+    norms = torch.stack([p.grad.norm() for p in recipe.model.parameters() if p.grad is not None])
+    assert norms.norm() < 1000  # zero vectors of unseen items would make it tens of thousands
+
+
+@pytest.mark.parametrize("after", [0.0, 0.4, 0.6])
+@pytest.mark.parametrize("low", [0.1, 1.0])
+def test_tables_that_begin_late_come_as_far(after: float, low: float) -> None:
+    training = TrainingConfig(additions_after=after, final_learning_rate=low)
+    groups = small_recipe(catalogs.DEFAULT, training).optimizers["main"].param_groups
+    (late,) = [group for group in groups if group["lr_scale"] not in (1.0, 10.0)] or [None]
+    scale = 10.0 if late is None else late["lr_scale"]
+
+    def rates(begin: float) -> float:
+        return sum(learning_rate_share(n, 500, training, after=begin) for n in range(500))
+
+    assert (late is None) == (after == 0)
+    assert scale * rates(after) == pytest.approx(10 * rates(0.0), rel=0.02)
+
+
+def test_no_epoch_without_what_joins_late_counts_as_the_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training = TrainingConfig(batch_size=20, epochs=5, additions_after=0.5)
+    recipe = small_recipe(catalogs.FORMS["own"], training)
+    falling = iter([0.9, 0.8, 0.7, 0.6, 0.5])
+    monkeypatch.setattr(recipes, "quick_metrics", lambda *_, **__: {"ndcg@10": next(falling)})
+
+    result = fit(
+        recipe,
+        training,
+        device=torch.device("cpu"),
+        work_dir=None,
+        identity={},
+        description="test",
+    )
+
+    assert result.best_epoch == 2  # in its midst additions began

@@ -75,6 +75,8 @@ def run_benchmark(
         for key in config.cells()
         if (not only or key.row in only) and (not on or key.data in on)
     ]
+    if not keys:
+        raise ConfigError(f"no row of {', '.join(only)} is made on {', '.join(on)}; see its data")
     configs = {key: config.run_config(key) for key in keys}  # all checked before any is made
     missing = [key for key in keys if not _is_made(config, key, configs[key], out_dir)]
     logger.info("%d of %d cells are there already", len(keys) - len(missing), len(keys))

@@ -84,9 +84,10 @@ class RecommenderConfig(Config):
             that looks at the history again, or a walk down the "tree" of semantic IDs, best where
             items are ranked by their codes.
         use_id, use_content, use_codes: which parts an item's vector is the sum of (`one_pass`).
-        item_start: what item vectors are at first: mostly what items "share", content and codes,
-            beside short vectors of their own; or an item's "own" vector alone, which content and
-            codes join, from nothing, when additions begin (`training.additions_after`).
+        item_start: what item vectors are at first (`one_pass`): mostly what items "share", content
+            and codes, beside short vectors of their own; or an item's "own" vector alone, which
+            content and codes join, from nothing, when additions begin: set
+            `training.additions_after` with it, which is 0 by default.
         content_dim: main directions of each modality that item vectors read; None: one for every
             32 items, since content of as many dimensions as items is learned by heart.
         item_dropout: share of items that each training step treats as it treats unseen ones, told
@@ -154,6 +155,8 @@ class RecommenderConfig(Config):
             raise ValueError("an item needs at least one of use_id, use_content and use_codes")
         if self.item_start == "own" and not self.use_id:
             raise ValueError('item_start="own" begins with vectors that use_id=false leaves out')
+        if self.item_start == "own" and self.form == "paper":
+            raise ValueError('the form "paper" reads codes alone, so item_start must be "shared"')
         if self.max_distance <= self.num_position_buckets // 2:
             raise ValueError("max_distance must exceed half of num_position_buckets")
         if self.form == "paper" and self.decoder != "transformer":

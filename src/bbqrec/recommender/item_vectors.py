@@ -9,8 +9,8 @@ from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.recommender.tables import Catalog
 from bbqrec.recommender.transformer import random_linear
 
-# Norm of an item's own vector at the start, beside content and codes of norm 1: what items share
-# speaks first, and their own vectors learn what is left.
+# Norm of an item's own vector at the start. Where content and codes of norm 1 are beside it, what
+# items share speaks first, and their own vectors learn what is left.
 ID_START = 0.2
 # Shorter vectors are not drawn out to length 1: of an item without content that training treats as
 # unseen nothing is known at first, and what turns nothing into a direction has no gradient.
@@ -59,10 +59,12 @@ class ItemVectors(nn.Module):
                 for name, vectors in catalog.content.named_buffers()
             }
         )
-        if self.starts_own:
+        self.unseen_vector = nn.Parameter(torch.zeros(width)) if self.projections else None
+        if self.starts_own and self.unseen_vector is not None:
             for weight in self.projections.parameters():
                 nn.init.zeros_(weight)
-        self.unseen_vector = nn.Parameter(torch.zeros(width)) if self.projections else None
+            # Not zero: with content that is, yet, an unseen item would have no direction.
+            nn.init.normal_(self.unseen_vector, std=ID_START * width**-0.5)
 
     @torch.no_grad()
     def begin_as(self, items: Int[Tensor, " known"], vectors: Float[Tensor, "known dim"]) -> None:
@@ -99,9 +101,8 @@ class ItemVectors(nn.Module):
         }
         shared = self.unseen_vector
         if self.use_codes:
-            own = self.code_vectors
-            tokens, table = catalog.tokens[items], code_vectors if own is None else own
-            codes = F.embedding_bag(tokens, table, mode="sum")
+            table = code_vectors if self.code_vectors is None else self.code_vectors
+            codes = F.embedding_bag(catalog.tokens[items], table, mode="sum")
             parts["codes"] = codes if shared is None else codes * ~unseen
         if self.id_vectors is not None:
             parts["own"] = self.id_vectors[items] * ~unseen

@@ -7,6 +7,7 @@ and maps begin as PyTorch's do. Norms, places and likeness enter as in T5.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,8 +47,17 @@ class PlainLayer(EncoderLayer):
     def _feed_forward_maps(self, dtype: torch.dtype) -> Callable[..., Tensor]:
         first, last = (part for part in self.feed_forward.children() if isinstance(part, nn.Linear))
         inner = Map.of(first, dtype=dtype, gain=self.feed_forward_norm.weight)
-        output = Map.of(last, dtype=dtype)
-        return lambda rows, *, uses=1: output(F.gelu(inner(rows, uses=uses)), uses=uses)
+        return _FeedForwardMaps(inner, Map.of(last, dtype=dtype)).__call__
+
+
+class _FeedForwardMaps(NamedTuple):
+    inner: Map
+    output: Map
+
+    def __call__(
+        self, rows: Float[Tensor, "row dim"], *, uses: int = 1
+    ) -> Float[Tensor, "row dim"]:
+        return self.output(F.gelu(self.inner(rows, uses=uses)), uses=uses)
 
 
 class _Queries(nn.Linear):

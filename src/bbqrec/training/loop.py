@@ -319,7 +319,7 @@ def _end_epoch(
     state.peak_mb.append(round(peak_memory_bytes(device) / 1e6, 1))
     logged = {**row, "peak_mb": state.peak_mb[-1]}
     logger.debug("%s", ", ".join(f"{k} {v:.4g}" for k, v in logged.items()))
-    if "score" in metrics:
+    if metrics:
         shown = [f"{name} {row[name]:.4f}" for name in metrics if name != "score"]
         mark = ", the best so far" if state.best_epoch == state.epoch else ""
         logger.info("epoch %d: %s%s", state.epoch + 1, ", ".join(shown), mark)

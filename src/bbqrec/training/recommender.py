@@ -36,7 +36,7 @@ from bbqrec.recommender import (
 from bbqrec.training.batches import Batch, TrainingHistories
 from bbqrec.training.chunks import sum_in_chunks
 from bbqrec.training.loop import FitResult, fit, num_epochs
-from bbqrec.training.schedule import LoopConfig
+from bbqrec.training.schedule import LoopConfig, learning_rate_share
 from bbqrec.training.windows import cut_prefixes, cut_windows, length_sorted_batches
 
 MAX_LOGITS = {"cpu": 2**23, "cuda": 2**29}  # held at once
@@ -56,8 +56,9 @@ class TrainingConfig(LoopConfig):
     must move by whole units, those of other weights by hundredths."""
     additions_after: float = Field(0.0, ge=0, lt=1)
     """Share of the steps after which what repeats and neighbors gain is learned, and what content
-    and codes add to item vectors that begin as their "own" (`recommender.item_start`). Before,
-    vectors learn as if there were nothing else; learned from the start, it leaves them less."""
+    and codes add to item vectors that begin as their "own" (`recommender.item_start`). Learned from
+    the start, it leaves vectors less to learn. Tables that begin late learn faster, to come as far,
+    and no epoch before counts as the best."""
     generative_weight: float = Field(0.2, ge=0)
     """Of the loss of writing the codes of the next item; 0 trains the dense score alone."""
     dense_weight: float = Field(1.0, ge=0)
@@ -268,7 +269,12 @@ class RecommenderRecipe:
         is_last = epoch == num_epochs(self, self._training) - 1
         if (epoch + 1) % self._training.validate_every and not is_last:
             return {}
+        if isinstance(self.model, OnePassRecommender):
+            self.model.item_vectors.is_own_alone = False  # as good as nothing by now, or learned
         metrics = quick_metrics(self._ranker, self._cases, exclude_seen=True, k=10)
+        epochs = num_epochs(self, self._training)
+        if epoch >= 0 and epoch + 1 <= self._training.additions_after * epochs:
+            return metrics  # a model that lacks what is still to begin is not the one wanted
         return {**metrics, "score": metrics["ndcg@10"]}
 
     def _code_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -365,44 +371,37 @@ class RecommenderRecipe:
 
 def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
     """Weight decay on matrices only: not on embeddings, norms or the similarity tables."""
-    decayed: dict[int, nn.Parameter] = {}
-    free: dict[int, nn.Parameter] = {}
-    biases: dict[int, nn.Parameter] = {}
-    added: dict[int, nn.Parameter] = {}
-    late: dict[int, nn.Parameter] = {}
+    after, fast = training.additions_after, training.bias_learning_rate
     starts_own = isinstance(model, OnePassRecommender) and model.item_vectors.starts_own
+    groups: dict[tuple[float, float, float], dict[int, nn.Parameter]] = {}
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             is_matrix = isinstance(module, nn.Linear) and name == "weight"
             is_bias = "_bias" in f"{path}.{name}" or path.startswith("similarity")
-            group = decayed if is_matrix else biases if is_bias else free
-            group = added if name in ("repeat_bias", "neighbor_bias") else group
-            is_shared = path.startswith("item_vectors") and name != "id_vectors"
-            group = late if starts_own and is_shared else group
-            group[id(parameter)] = parameter
-    # What is left of all steps' rates by then, of a cosine: tables move as far as from the start.
-    rates_left = (1 - training.additions_after) ** 2
+            is_added = name in ("repeat_bias", "neighbor_bias")
+            joins = starts_own and path.startswith("item_vectors") and name != "id_vectors"
+            decay = training.weight_decay if is_matrix else 0.0
+            scale = fast / _rates_left(training) if is_added else fast if is_bias else 1.0
+            key = (decay, scale, after if is_added or joins else 0.0)
+            groups.setdefault(key, {})[id(parameter)] = parameter
     return torch.optim.AdamW(
         [
-            {"params": list(decayed.values()), "weight_decay": training.weight_decay},
-            {"params": list(free.values()), "weight_decay": 0.0},
             {
-                "params": list(biases.values()),
-                "weight_decay": 0.0,
-                "lr_scale": training.bias_learning_rate,
-            },
-            {
-                "params": list(added.values()),
-                "weight_decay": 0.0,
-                "lr_scale": training.bias_learning_rate / rates_left,
-                "begins_at": training.additions_after,
-            },
-            {
-                "params": list(late.values()),
-                "weight_decay": 0.0,
-                "begins_at": training.additions_after,
-            },
+                "params": list(parameters.values()),
+                "weight_decay": decay,
+                "lr_scale": scale,
+                "begins_at": begins_at,
+            }
+            for (decay, scale, begins_at), parameters in groups.items()
         ],
         lr=training.learning_rate,
         fused=True,
     )
+
+
+def _rates_left(training: TrainingConfig) -> float:
+    """What is left of all steps' rates when additions begin; a tenth at least, for stability."""
+    steps, after = 1000, training.additions_after
+    every = sum(learning_rate_share(step, steps, training) for step in range(steps))
+    left = sum(learning_rate_share(step, steps, training, after=after) for step in range(steps))
+    return max(left / every, 0.1)

@@ -57,7 +57,7 @@ def learning_rate_share(step: int, total: int, config: LoopConfig, *, after: flo
         after: share of the steps before what begins late, along the same cosine after a warm-up of
             its own.
     """
-    warmup, begin = min(config.warmup_steps, total // 10), math.ceil(after * total)
+    warmup, begin = min(config.warmup_steps, total // 10), min(math.ceil(after * total), total - 1)
     if step < begin:
         return 0.0
     warmed = min(1.0, (step - begin + 1) / warmup) if warmup else 1.0
