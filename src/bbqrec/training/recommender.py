@@ -59,6 +59,9 @@ class TrainingConfig(LoopConfig):
     and codes add to item vectors that begin as their "own" (`recommender.item_start`). Learned from
     the start, it leaves vectors less to learn. Tables that begin late learn faster, to come as far,
     and no epoch before counts as the best."""
+    joining_learning_rate: float = Field(0.1, gt=0)
+    """Learning rate of content and codes that join own vectors, as a multiple of the others': what
+    all items share takes over where it learns as fast."""
     generative_weight: float = Field(0.2, ge=0)
     """Of the loss of writing the codes of the next item; 0 trains the dense score alone."""
     dense_weight: float = Field(1.0, ge=0)
@@ -382,6 +385,7 @@ def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
             joins = starts_own and path.startswith("item_vectors") and name != "id_vectors"
             decay = training.weight_decay if is_matrix else 0.0
             scale = fast / _rates_left(training) if is_added else fast if is_bias else 1.0
+            scale = training.joining_learning_rate if joins else scale
             key = (decay, scale, after if is_added or joins else 0.0)
             groups.setdefault(key, {})[id(parameter)] = parameter
     return torch.optim.AdamW(
