@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from bbqrec.config import Config
@@ -36,7 +36,8 @@ from bbqrec.recommender import (
 from bbqrec.training.batches import Batch, TrainingHistories
 from bbqrec.training.chunks import sum_in_chunks
 from bbqrec.training.loop import FitResult, fit, num_epochs
-from bbqrec.training.schedule import LoopConfig, learning_rate_share
+from bbqrec.training.optimizer import adamw
+from bbqrec.training.schedule import LoopConfig
 from bbqrec.training.windows import cut_prefixes, cut_windows, length_sorted_batches
 
 MAX_LOGITS = {"cpu": 2**23, "cuda": 2**29}  # held at once
@@ -196,10 +197,9 @@ class RecommenderRecipe:
         device: str,
     ) -> None:
         self.model = model
-        self.optimizers: dict[str, Optimizer] = {"main": _adamw(model, training)}
+        self.optimizers: dict[str, Optimizer] = {"main": adamw(model, training)}
         self._training = training
         self._is_paper = config.form == "paper"
-        self._starts_own = config.item_start == "own"
         self._max_history = config.max_history
         self._sequences = dataset.train
         self._histories = TrainingHistories(dataset.train, device)
@@ -236,10 +236,10 @@ class RecommenderRecipe:
             logits = self.model(batch.items, batch.lengths, targets, num_items=batch.num_targets)
             return {"generative": self._code_loss(logits, targets)}
         assert isinstance(self.model, OnePassRecommender)
-        is_own_alone = self._starts_own and not self._has_additions
-        self.model.item_vectors.is_own_alone = is_own_alone
+        vectors = self.model.item_vectors
+        vectors.is_own_alone = vectors.starts_own and not self._has_additions
         # Items told by their content alone would be told by nothing yet.
-        is_unseen = self._is_unseen if is_own_alone else self.model.draw_unseen()
+        is_unseen = self._is_unseen if vectors.is_own_alone else self.model.draw_unseen()
         output = self.model(
             batch.items,
             batch.targets,
@@ -265,18 +265,17 @@ class RecommenderRecipe:
     @property
     def _has_additions(self) -> bool:
         """Whether training has come to what is learned after the vectors."""
-        groups = self.optimizers["main"].param_groups
-        return all(group["lr"] > 0 for group in groups if "begins_at" in group)
+        return all(group["lr"] > 0 for group in self.optimizers["main"].param_groups)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        is_last = epoch == num_epochs(self, self._training) - 1
+        epochs = num_epochs(self, self._training)
+        is_last = epoch == epochs - 1
         if (epoch + 1) % self._training.validate_every and not is_last:
             return {}
         if isinstance(self.model, OnePassRecommender):
             self.model.item_vectors.is_own_alone = False  # as good as nothing by now, or learned
         metrics = quick_metrics(self._ranker, self._cases, exclude_seen=True, k=10)
-        epochs = num_epochs(self, self._training)
-        if epoch >= 0 and epoch + 1 <= self._training.additions_after * epochs:
+        if 0 < epoch + 1 <= self._training.additions_after * epochs:
             return metrics  # a model that lacks what is still to begin is not the one wanted
         return {**metrics, "score": metrics["ndcg@10"]}
 
@@ -370,42 +369,3 @@ class RecommenderRecipe:
         rng = np.random.default_rng([self._seed, epoch, 0])
         cut = cut_prefixes if self._is_paper else cut_windows
         return cut(self._sequences, self._max_history, self._training.windows, rng)
-
-
-def _adamw(model: nn.Module, training: TrainingConfig) -> Optimizer:
-    """Weight decay on matrices only: not on embeddings, norms or the similarity tables."""
-    after, fast = training.additions_after, training.bias_learning_rate
-    starts_own = isinstance(model, OnePassRecommender) and model.item_vectors.starts_own
-    groups: dict[tuple[float, float, float], dict[int, nn.Parameter]] = {}
-    for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            is_matrix = isinstance(module, nn.Linear) and name == "weight"
-            is_bias = "_bias" in f"{path}.{name}" or path.startswith("similarity")
-            is_added = name in ("repeat_bias", "neighbor_bias")
-            joins = starts_own and path.startswith("item_vectors") and name != "id_vectors"
-            decay = training.weight_decay if is_matrix else 0.0
-            scale = fast / _rates_left(training) if is_added else fast if is_bias else 1.0
-            scale = training.joining_learning_rate if joins else scale
-            key = (decay, scale, after if is_added or joins else 0.0)
-            groups.setdefault(key, {})[id(parameter)] = parameter
-    return torch.optim.AdamW(
-        [
-            {
-                "params": list(parameters.values()),
-                "weight_decay": decay,
-                "lr_scale": scale,
-                "begins_at": begins_at,
-            }
-            for (decay, scale, begins_at), parameters in groups.items()
-        ],
-        lr=training.learning_rate,
-        fused=True,
-    )
-
-
-def _rates_left(training: TrainingConfig) -> float:
-    """What is left of all steps' rates when additions begin; a tenth at least, for stability."""
-    steps, after = 1000, training.additions_after
-    every = sum(learning_rate_share(step, steps, training) for step in range(steps))
-    left = sum(learning_rate_share(step, steps, training, after=after) for step in range(steps))
-    return max(left / every, 0.1)
