@@ -21,7 +21,10 @@ SHORT: dict[str, dict[str, Any]] = {
     "ranking": {"precision": "fp32"},
 }
 RUNS: dict[str, dict[str, Any]] = {
-    "fast": {"compare": ["both", "generative"]},
+    "fast": {
+        "compare": ["both", "generative"],
+        "recommender": {"neighbors": {"transitions": True}},
+    },
     "generate": GENERATES,
     "generate, no neighbors": {
         **GENERATES,

@@ -23,12 +23,15 @@ from bbqrec.prepared import set_aside
 from bbqrec.recommend import Recommender
 from bbqrec.recommender import (
     BEHAVIOR,
+    TRANSITION,
     ItemTables,
+    OnePassRecommender,
     RecommenderConfig,
     SequenceModel,
     build_recommender,
     catalog_from_weights,
     count_neighbors,
+    take_out_transitions,
 )
 from bbqrec.report import write_report
 from bbqrec.run_config import RunConfig
@@ -286,6 +289,11 @@ def _refreshed(
     counted = ("catalog.is_unseen", "catalog.neighbor_")
     own = {name: x for name, x in fresh.state_dict().items() if name.startswith(counted)}
     fresh.load_state_dict({**state, **own})
+    if TRANSITION in neighbors:  # found anew when the training is over
+        assert isinstance(fresh, OnePassRecommender)
+        take_out_transitions(fresh)
+        kept = {kind: table for kind, table in neighbors.items() if kind != TRANSITION}
+        tables = tables._replace(neighbors=kept)
     return fresh, tables
 
 

@@ -40,7 +40,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    run_stages(RunFolder(folder), tiny_config(), source=shop, until="train")
+    config = tiny_config(recommender={"neighbors": {"transitions": True}})
+    run_stages(RunFolder(folder), config, source=shop, until="train")
     return folder
 
 

@@ -7,8 +7,9 @@ import torch
 from small_datasets import make_dataset, make_sequences
 
 from bbqrec.data import Dataset
-from bbqrec.decoding import RankingConfig
+from bbqrec.decoding import RankingConfig, make_ranker
 from bbqrec.errors import ConfigError
+from bbqrec.evaluation import quick_metrics
 from bbqrec.recommender import (
     ItemTables,
     NeighborConfig,
@@ -16,9 +17,11 @@ from bbqrec.recommender import (
     OnePassRecommender,
     RecommenderConfig,
     SequenceModel,
+    find_neighbors,
 )
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.training import recommender as recipes
+from bbqrec.training import transitions as training_transitions
 from bbqrec.training.loop import FitResult, fit
 from bbqrec.training.recommender import (
     RecommenderRecipe,
@@ -70,6 +73,61 @@ def test_whether_people_come_back_is_learned() -> None:
     assert max(never[age] for age in ("1", "2 to 3", "4 to 7")) < -1
     assert often["2 to 3"] > 0.5
     assert often["1"] < -1
+
+
+def walkers(num_users: int = 60) -> Dataset:
+    """Everyone walks the catalog in order, so what follows what is known."""
+    rows = [[(start + step) % NUM_ITEMS for step in range(6)] for start in range(num_users)]
+    return make_dataset(rows, NUM_ITEMS)
+
+
+def fit_walkers(*, transitions: bool) -> SequenceModel:
+    config = NARROW.model_copy(update={"neighbors": NeighborConfig(transitions=transitions)})
+    training = CODES_OFF.model_copy(update={"epochs": 1, "learning_rate": 1e-4})
+    fitted = fit_recommender(
+        walkers(),
+        random_tables_near(config),
+        config,
+        training,
+        RankingConfig(rank_by="dense"),
+        seed=0,
+    )
+    return fitted.model
+
+
+def random_tables_near(config: RecommenderConfig) -> ItemTables:
+    found = find_neighbors(walkers().train, NUM_ITEMS, {}, {}, config)
+    return random_tables()._replace(neighbors=found)
+
+
+def test_a_finished_model_is_given_the_transitions_that_help() -> None:
+    """One that has learned next to nothing owes them nearly all it knows."""
+    without, given = (fit_walkers(transitions=wanted) for wanted in (False, True))
+    cases = walkers().validation
+
+    before, after = (
+        quick_metrics(
+            make_ranker(model, random_tables().semantic_ids, RankingConfig(rank_by="dense")),
+            cases,
+            exclude_seen=True,
+        )["ndcg@10"]
+        for model in (without, given)
+    )
+
+    assert after > before + 0.3
+    assert "transition" in given.learned_neighbors()
+    assert set(without.learned_neighbors()) == {"behavior"}
+
+
+def test_a_catalog_too_large_for_transitions_goes_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(training_transitions, "MAX_SOLVED", NUM_ITEMS - 1)
+
+    model = fit_walkers(transitions=True)
+
+    assert set(model.learned_neighbors()) == {"behavior"}
+    assert "30 items are too many for a linear model" in caplog.text
 
 
 def test_windows_cover_every_target_once() -> None:

@@ -27,12 +27,27 @@ from bbqrec.recommender.repeat_bias import AGE_LABELS, EntryCounts, following_pl
 from bbqrec.recommender.score_parts import ScoreParts, dense_parts, walk_parts
 from bbqrec.recommender.sequence_model import SequenceModel
 from bbqrec.recommender.similarity_edges import similarity_edges
-from bbqrec.recommender.tables import BEHAVIOR, ItemTables, Neighbors, catalog_from_weights
+from bbqrec.recommender.tables import (
+    BEHAVIOR,
+    TRANSITION,
+    ItemTables,
+    Neighbors,
+    catalog_from_weights,
+)
+from bbqrec.recommender.transitions import (
+    MAX_SOLVED,
+    Transitions,
+    find_transitions,
+    join_transitions,
+    take_out_transitions,
+)
 from bbqrec.recommender.tree_decoder import TreeDecoder
 
 __all__ = [
     "AGE_LABELS",
     "BEHAVIOR",
+    "MAX_SOLVED",
+    "TRANSITION",
     "AttentionShares",
     "ContentKnn",
     "ContentKnnConfig",
@@ -53,6 +68,7 @@ __all__ = [
     "ScoreParts",
     "SequenceModel",
     "SimilarityConfig",
+    "Transitions",
     "TreeDecoder",
     "attention_shares",
     "build_recommender",
@@ -63,13 +79,16 @@ __all__ = [
     "dense_parts",
     "dense_tables",
     "find_neighbors",
+    "find_transitions",
     "fit_content_knn",
     "fit_item_knn",
     "fit_popularity",
     "following_places",
     "graphs",
+    "join_transitions",
     "nearest_by_content",
     "similarity_edges",
+    "take_out_transitions",
     "tune_content_knn",
     "tune_item_knn",
     "walk_parts",

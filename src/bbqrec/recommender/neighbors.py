@@ -39,7 +39,7 @@ def find_neighbors(
     settings = config.neighbors
     if config.form == "paper" or not settings.enabled:
         return {}
-    found = {BEHAVIOR: _bucketed(_by_behavior(train, num_items, settings), settings)}
+    found = {BEHAVIOR: in_even_buckets(_by_behavior(train, num_items, settings), settings)}
     if num_items > MAX_COMPARED:
         logger.warning(
             "%d items are too many to compare their content pair by pair (%d at most): neighbors "
@@ -51,7 +51,7 @@ def find_neighbors(
     for name, vectors in content.items():
         units = directions(vectors, is_present[name])
         nearest = nearest_by_content(units, settings.num_neighbors)
-        found[name] = _bucketed([nearest], settings)
+        found[name] = in_even_buckets([nearest], settings)
     return dict(sorted(found.items()))
 
 
@@ -154,7 +154,7 @@ def _among(
     return Nearest(torch.cat([known.items, numbers], 1).gather(1, top.indices), top.values)
 
 
-def _bucketed(tables: list[Nearest], settings: NeighborConfig) -> Neighbors:
+def in_even_buckets(tables: list[Nearest], settings: NeighborConfig) -> Neighbors:
     """Cut evenly by the logarithm of the first table's likeness."""
     likeness = tables[0].likeness
     present = likeness[likeness > 0].log()

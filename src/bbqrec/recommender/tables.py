@@ -13,7 +13,9 @@ from bbqrec.errors import FeatureError
 from bbqrec.recommender.config import RecommenderConfig
 from bbqrec.semantic_ids import SemanticIds
 
-BEHAVIOR = "behavior"  # neighbors by what followed in training, beside those by content
+# Neighbors by what training tells, beside those by content: how often items met, and what a linear
+# model makes of what followed.
+BEHAVIOR, TRANSITION = "behavior", "transition"
 
 
 class Neighbors(NamedTuple):
@@ -102,7 +104,7 @@ def needed(tables: ItemTables, config: RecommenderConfig) -> ItemTables:
             )
         if "." in name or ">" in name:
             raise FeatureError(f"the modality name {name!r} must not contain . or >; rename it")
-        if name == BEHAVIOR:
+        if name in (BEHAVIOR, TRANSITION):
             raise FeatureError(f"the modality name {name!r} is that of training's own; rename it")
     return tables._replace(
         content=content,
@@ -162,10 +164,22 @@ class Catalog(nn.Module):
         )
         self.neighbor_edges = NamedBuffers({n: x.edges for n, x in tables.neighbors.items()})
 
+    def add_neighbors(self, kind: str, found: Neighbors) -> None:
+        """One more kind of likeness, for a model that is finished."""
+        device = self.codes.device
+        self.neighbor_items.register_buffer(kind, found.items[:1].to(device))
+        self.neighbor_buckets.register_buffer(kind, found.buckets[:1].to(device))
+        self.neighbor_edges.register_buffer(kind, found.edges.to(device))
+
+    def remove_neighbors(self, kind: str) -> None:
+        """One kind of likeness less."""
+        for part in (self.neighbor_items, self.neighbor_buckets, self.neighbor_edges):
+            delattr(part, kind)
+
     def neighbors(self) -> dict[str, Neighbors]:
         """The tables that have read all of training, by kind of likeness."""
         parts = (self.neighbor_items, self.neighbor_buckets, self.neighbor_edges)
-        names = self.neighbor_items.names()
+        names = sorted(self.neighbor_items.names())  # as a bias has them
         return {name: Neighbors._make(part[name] for part in parts) for name in names}
 
 

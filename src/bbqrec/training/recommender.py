@@ -38,6 +38,7 @@ from bbqrec.training.chunks import sum_in_chunks
 from bbqrec.training.loop import FitResult, fit, num_epochs
 from bbqrec.training.optimizer import adamw
 from bbqrec.training.schedule import LoopConfig
+from bbqrec.training.transitions import choose_transitions
 from bbqrec.training.windows import cut_prefixes, cut_windows, length_sorted_batches
 
 MAX_LOGITS = {"cpu": 2**23, "cuda": 2**29}  # held at once
@@ -145,6 +146,9 @@ def fit_recommender(
         description="training the recommender",
         is_trained=model is not None,
     )
+    neighbors = config.neighbors
+    if neighbors.transitions and isinstance(recipe.model, OnePassRecommender) and neighbors.enabled:
+        choose_transitions(recipe.model, recipe.ranker, dataset, recipe.cases, neighbors)
     return FittedRecommender(recipe.model, result)
 
 
@@ -211,8 +215,8 @@ class RecommenderRecipe:
             for name, found in tables.neighbors.items()
         }
         self._seed = seed
-        self._ranker = make_ranker(model, tables.semantic_ids, ranking, device=device)
-        self._cases = sample_cases(dataset.validation, training.validation_users, seed)
+        self.ranker = make_ranker(model, tables.semantic_ids, ranking, device=device)
+        self.cases = sample_cases(dataset.validation, training.validation_users, seed)
 
     def start_epoch(self, epoch: int) -> None:
         pass
@@ -274,7 +278,7 @@ class RecommenderRecipe:
             return {}
         if isinstance(self.model, OnePassRecommender):
             self.model.item_vectors.is_own_alone = False  # as good as nothing by now, or learned
-        metrics = quick_metrics(self._ranker, self._cases, exclude_seen=True, k=10)
+        metrics = quick_metrics(self.ranker, self.cases, exclude_seen=True, k=10)
         if 0 < epoch + 1 <= self._training.additions_after * epochs:
             return metrics  # a model that lacks what is still to begin is not the one wanted
         return {**metrics, "score": metrics["ndcg@10"]}
