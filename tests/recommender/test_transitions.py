@@ -14,8 +14,10 @@ from small_catalogs import (
     random_histories,
     random_model,
 )
+from small_datasets import make_sequences
 
 from bbqrec.data import Sequences
+from bbqrec.errors import ConfigError
 from bbqrec.recommender import (
     NeighborConfig,
     OnePassRecommender,
@@ -127,6 +129,19 @@ def test_joined_they_add_their_sum_to_the_logits(
     assert added.any()
     torch.testing.assert_close(after, (before + added).log_softmax(-1), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scores(), before, rtol=0, atol=0)
+
+
+def test_without_neighbors_they_are_refused() -> None:
+    with pytest.raises(ConfigError, match="transitions are neighbors"):
+        NeighborConfig.parse({"enabled": False, "transitions": True})
+
+
+@pytest.mark.parametrize("rows", [[], [[1], [2]], [[1, 1, 1]]], ids=["nobody", "one each", "one"])
+def test_where_nothing_follows_they_say_nothing(rows: list[list[int]]) -> None:
+    found = find_transitions(make_sequences(rows), NUM_ITEMS, FEW)
+
+    assert not found.gains.any()
+    assert (found.neighbors.buckets == FEW.num_buckets).all()
 
 
 def test_a_catalog_too_large_to_solve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,12 @@ class NeighborConfig(Config):
     num_folds: int = Field(8, ge=2)
     transitions: bool = False
 
+    @model_validator(mode="after")
+    def _check(self) -> "NeighborConfig":
+        if self.transitions and not self.enabled:
+            raise ValueError("transitions are neighbors: set enabled = true with them")
+        return self
+
 
 class RecommenderConfig(Config):
     """Shape of the sequence model; the defaults suit `one_pass`, `paper()` gives the other form.
