@@ -106,6 +106,9 @@ def test_what_was_there_keeps_its_place_and_what_is_new_is_free(first: Path, upd
             is_refitted = name.endswith(".transition")
             assert torch.equal(trained[name], table) != is_refitted, name
     assert "catalog.neighbor_edges.transition" in untrained
+    for version in (old, new):
+        given = read_json(version.folder("train") / "model.json")["transitions"]
+        assert given["weight"] > 0
 
 
 def test_the_version_before_stays_loadable_and_can_be_gone_back_to(

@@ -18,7 +18,8 @@ class Step(NamedTuple):
     Args:
         identity: fingerprint of its data, semantic IDs and weights.
         about: of an update: `parent`, `parent_identity`, `finished`, `data`, `events`, `found`,
-            `is_kept` (the weights are the parent's) and `changes`; of the first version nothing.
+            `is_kept` (the weights are the parent's, but for transitions, found anew) and
+            `changes`; of the first version nothing.
         is_current: whether it is what commands and servers use.
     """
 

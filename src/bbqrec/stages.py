@@ -23,6 +23,7 @@ from bbqrec.run_config import RunConfig
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.stage_keys import content_digests, evaluate_key
 from bbqrec.storage import read_bytes, write_bytes, write_json, write_tensors
+from bbqrec.training.transitions import ChosenTransitions
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,11 @@ def write_model(
             **about,
         },
     )
+
+
+def transitions_facts(chosen: ChosenTransitions | None) -> dict[str, Any]:
+    """What `write_model` keeps of the transitions that a finished recommender was given."""
+    return {} if chosen is None else {"transitions": chosen._asdict()}
 
 
 def evaluate_stage(run: RunFolder, config: RunConfig, device: str) -> None:

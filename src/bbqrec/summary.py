@@ -228,12 +228,21 @@ def _trained(run: RunFolder) -> tuple[dict[str, Any], RenderableType]:
         "epochs": len(log),
         "best epoch": model["best_epoch"] + 1,
         **{f"validation {name}": best[name] for name in METRICS},
+        **_transitions(model.get("transitions")),
         "seconds": manifest["seconds"],
     }
     if "peak_mb" in manifest:  # not of runs of earlier versions
         rows["peak memory, MB"] = model["peak_mb"] = manifest["peak_mb"]
     table = _pairs("the trained recommender", rows)
     return {**model, "log": log}, Group(table, *_more_epochs(run))
+
+
+def _transitions(chosen: dict[str, Any] | None) -> dict[str, Any]:
+    """What a finished recommender was given beyond its best epoch; not of runs without it."""
+    if chosen is None:
+        return {}
+    measured = {f"validation {k} with transitions": chosen["metrics"][k] for k in METRICS}
+    return {"transitions, times": chosen["weight"], **measured}
 
 
 def _more_epochs(run: RunFolder) -> list[RenderableType]:

@@ -37,7 +37,14 @@ from bbqrec.report import write_report
 from bbqrec.run_config import RunConfig
 from bbqrec.source import source_fingerprint
 from bbqrec.stage_keys import encode_key, evaluate_key, tokenize_key, train_key
-from bbqrec.stages import announce, check_size, evaluate_stage, write_model, write_tokens
+from bbqrec.stages import (
+    announce,
+    check_size,
+    evaluate_stage,
+    transitions_facts,
+    write_model,
+    write_tokens,
+)
 from bbqrec.storage import read_json, read_tensors, write_json, write_tensors
 from bbqrec.training.recommender import fit_recommender
 from bbqrec.training.tracking import tracked_by
@@ -267,6 +274,7 @@ def _train(
         before = read_json(parent.folder("train") / "model.json")
         built_for = before.get("built_for", recommender.dataset.num_items)
         about = {"best_epoch": fitted.fit.best_epoch + 1, "built_for": built_for}
+        about |= transitions_facts(fitted.transitions)
         write_model(directory, fitted.model, config, dataset, tables.semantic_ids, about)
         aside["peak_mb"] = max(fitted.fit.peak_mb)
         write_json(directory / "log.json", log)

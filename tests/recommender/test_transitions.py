@@ -134,6 +134,9 @@ def test_joined_they_add_their_sum_to_the_logits(
 def test_without_neighbors_they_are_refused() -> None:
     with pytest.raises(ConfigError, match="transitions are neighbors"):
         NeighborConfig.parse({"enabled": False, "transitions": True})
+    paper = {"form": "paper", "decoder": "transformer", "normalize": "vocabulary"}
+    with pytest.raises(ConfigError, match="no transitions either"):
+        RecommenderConfig.parse({**paper, "neighbors": {"transitions": True}})
 
 
 @pytest.mark.parametrize("rows", [[], [[1], [2]], [[1, 1, 1]]], ids=["nobody", "one each", "one"])

@@ -24,6 +24,7 @@ from bbqrec.training import recommender as recipes
 from bbqrec.training import transitions as training_transitions
 from bbqrec.training.loop import FitResult, fit
 from bbqrec.training.recommender import (
+    FittedRecommender,
     RecommenderRecipe,
     TrainingConfig,
     fit_recommender,
@@ -81,53 +82,66 @@ def walkers(num_users: int = 60) -> Dataset:
     return make_dataset(rows, NUM_ITEMS)
 
 
-def fit_walkers(*, transitions: bool) -> SequenceModel:
+def fit_near(
+    dataset: Dataset, *, transitions: bool = True, ranking: str = "dense"
+) -> FittedRecommender:
+    """Next to nothing learned, but for what neighbors say."""
     config = NARROW.model_copy(update={"neighbors": NeighborConfig(transitions=transitions)})
     training = CODES_OFF.model_copy(update={"epochs": 1, "learning_rate": 1e-4})
-    fitted = fit_recommender(
-        walkers(),
-        random_tables_near(config),
-        config,
-        training,
-        RankingConfig(rank_by="dense"),
-        seed=0,
-    )
-    return fitted.model
+    found = find_neighbors(dataset.train, NUM_ITEMS, {}, {}, config)
+    tables = random_tables()._replace(neighbors=found)
+    by = RankingConfig.parse({"rank_by": ranking})
+    return fit_recommender(dataset, tables, config, training, by, seed=0)
 
 
-def random_tables_near(config: RecommenderConfig) -> ItemTables:
-    found = find_neighbors(walkers().train, NUM_ITEMS, {}, {}, config)
-    return random_tables()._replace(neighbors=found)
+def ndcg(model: SequenceModel, dataset: Dataset, *, exclude_seen: bool = True) -> float:
+    ranker = make_ranker(model, random_tables().semantic_ids, RankingConfig(rank_by="dense"))
+    return quick_metrics(ranker, dataset.validation, exclude_seen=exclude_seen)["ndcg@10"]
 
 
 def test_a_finished_model_is_given_the_transitions_that_help() -> None:
-    """One that has learned next to nothing owes them nearly all it knows."""
-    without, given = (fit_walkers(transitions=wanted) for wanted in (False, True))
-    cases = walkers().validation
+    dataset = walkers()
+    without, given = (fit_near(dataset, transitions=wanted) for wanted in (False, True))
 
-    before, after = (
-        quick_metrics(
-            make_ranker(model, random_tables().semantic_ids, RankingConfig(rank_by="dense")),
-            cases,
-            exclude_seen=True,
-        )["ndcg@10"]
-        for model in (without, given)
-    )
-
-    assert after > before + 0.3
-    assert "transition" in given.learned_neighbors()
-    assert set(without.learned_neighbors()) == {"behavior"}
+    assert given.transitions is not None
+    assert given.transitions.weight > 0
+    assert given.transitions.metrics["ndcg@10"] == ndcg(given.model, dataset)
+    assert ndcg(given.model, dataset) > ndcg(without.model, dataset) + 0.3
+    assert "transition" in given.model.learned_neighbors()
+    assert set(without.model.learned_neighbors()) == {"behavior"}
 
 
-def test_a_catalog_too_large_for_transitions_goes_without(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_transitions_are_weighed_with_repeats_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What helps where history is removed, and costs more where it is left, is not given."""
+    asked = []
+
+    def measured(*_: object, exclude_seen: bool, **__: object) -> dict[str, float]:
+        asked.append(exclude_seen)
+        tried = (len(asked) - 1) // 2  # 0, and the weights in turn
+        return {"ndcg@10": 0.5 + 0.01 * tried if exclude_seen else 0.9 - 0.02 * tried}
+
+    monkeypatch.setattr(training_transitions, "quick_metrics", measured)
+
+    chosen = fit_near(walkers()).transitions
+
+    assert asked == [True, False] * (1 + len(training_transitions.WEIGHTS))
+    assert chosen is not None
+    assert chosen.weight == 0
+
+
+@pytest.mark.parametrize("ranking", ["dense", "generative"])
+def test_what_cannot_use_transitions_goes_without_and_says_so(
+    ranking: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(training_transitions, "MAX_SOLVED", NUM_ITEMS - 1)
+    if ranking == "dense":
+        monkeypatch.setattr(training_transitions, "MAX_SOLVED", NUM_ITEMS - 1)
 
-    model = fit_walkers(transitions=True)
+    fitted = fit_near(walkers(), ranking=ranking)
 
-    assert set(model.learned_neighbors()) == {"behavior"}
-    assert "30 items are too many for a linear model" in caplog.text
+    assert fitted.transitions is None
+    assert set(fitted.model.learned_neighbors()) == {"behavior"}
+    why = {"dense": "30 items are too many", "generative": "ranks by codes alone"}[ranking]
+    assert why in caplog.text
 
 
 def test_windows_cover_every_target_once() -> None:

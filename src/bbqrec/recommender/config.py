@@ -166,6 +166,8 @@ class RecommenderConfig(Config):
             raise ValueError('item_start="own" begins with vectors that use_id=false leaves out')
         if self.item_start == "own" and self.form == "paper":
             raise ValueError('the form "paper" reads codes alone, so item_start must be "shared"')
+        if self.neighbors.transitions and self.form == "paper":
+            raise ValueError('the form "paper" has no neighbors, so no transitions either')
         if self.max_distance <= self.num_position_buckets // 2:
             raise ValueError("max_distance must exceed half of num_position_buckets")
         if self.form == "paper" and self.decoder != "transformer":

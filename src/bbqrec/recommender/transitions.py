@@ -1,13 +1,14 @@
 """What follows what by a linear model: a kind of neighbors that a finished model is given.
 
 Ridge regression of the next item on the latest ones, in closed form, as item transitions of SLIST
-(Choi et al., WWW 2021): W = (X'X + penalty)^-1 X'Y, one row of X and Y for every target in
-training. Of each item the likeliest followers become neighbors whose gains are the coefficients
-themselves, times a number. Learned with the vectors they would leave those less to learn; joined
-to what is finished, they correct it, as the mean of two models does.
+(Choi et al., WWW 2021), of the next item alone: W = (X'X + penalty)^-1 X'Y, one row of X and Y
+for every target in training. Of each item the likeliest followers become neighbors whose gains are
+the coefficients themselves, as finely as buckets tell, times a number. Learned with the vectors
+they would leave those less to learn; joined to what is finished, they correct it, as the mean of
+two models does.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +24,10 @@ from bbqrec.recommender.neighbors import Nearest, in_even_buckets
 from bbqrec.recommender.one_pass import OnePassRecommender
 from bbqrec.recommender.tables import TRANSITION, Neighbors
 
-MAX_SOLVED = 20_000  # items: two matrices of their square are held, 3.2 GB at most
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array  # type: ignore[import-untyped]
+
+MAX_SOLVED = 20_000  # items: two matrices of their square are factored, 3.2 GB at most
 DECAY = 4.0  # of two events, the one so much longer ago counts 1 / e of the other
 PENALTY = 1.0  # times how much an item explains in the mean
 _ROWS = 1024  # solved at once
@@ -85,26 +89,17 @@ def take_out_transitions(model: OnePassRecommender) -> None:
 
 def _followers(train: Sequences, num_items: int, settings: NeighborConfig) -> Nearest:
     """Of each item those with the largest positive coefficients."""
-    from scipy.sparse import csr_array  # type: ignore[import-untyped]
-
     if num_items > MAX_SOLVED:
         raise ValueError(f"{num_items} items are more than {MAX_SOLVED}")
-    targets, items, weights = _examples(train, settings.num_recent)
-    shape = (len(train.items), num_items)
-    inputs = csr_array((weights, (targets, items)), shape=shape)
-    has_input = np.unique(targets)
-    ones = np.ones(len(has_input), np.float32)
-    wanted = csr_array((ones, (has_input, train.items[has_input])), shape=shape)
-    explained, followed = inputs.T @ inputs, (inputs.T @ wanted).T.tocsr()
-    system = torch.from_numpy(explained.toarray())
-    system.diagonal().add_(max(PENALTY * float(explained.diagonal().mean()), 1e-6))
+    system, followed = _equations(train, num_items, settings.num_recent)
     width = min(settings.num_neighbors, num_items)
     found = []
     # The factor, the inverse and what is made of it take about one, two and one part of the time.
     with tracker("finding what follows what", 4 * num_items) as shown:
-        factor = torch.linalg.cholesky(system)
+        factor = torch.linalg.cholesky(system.mT)  # as LAPACK has it, so that nothing is copied
         shown.advance(num_items)
-        inverse = torch.cholesky_inverse(factor, out=system)
+        inverse = torch.cholesky_inverse(factor, out=system.mT)
+        del factor
         shown.advance(2 * num_items)
         for begin in range(0, num_items, _ROWS):
             rows = inverse[begin : begin + _ROWS]
@@ -118,6 +113,24 @@ def _followers(train: Sequences, num_items: int, settings: NeighborConfig) -> Ne
     return Nearest(
         torch.cat([part.items for part in found]).masked_fill(likeness == 0, 0), likeness
     )
+
+
+def _equations(
+    train: Sequences, num_items: int, num_recent: int
+) -> tuple[Float[Tensor, "item item"], "csr_array"]:
+    """X'X with the penalty on its diagonal, and Y'X."""
+    from scipy.sparse import csr_array
+
+    targets, items, weights = _examples(train, num_recent)
+    shape = (len(train.items), num_items)
+    inputs = csr_array((weights, (targets, items)), shape=shape)
+    has_input = np.unique(targets)
+    ones = np.ones(len(has_input), np.float32)
+    wanted = csr_array((ones, (has_input, train.items[has_input])), shape=shape)
+    explained = inputs.T @ inputs
+    system = torch.from_numpy(explained.toarray())
+    system.diagonal().add_(max(PENALTY * float(explained.diagonal().mean()), 1e-6))
+    return system, (wanted.T @ inputs).tocsr()
 
 
 def _examples(train: Sequences, num_recent: int) -> _Examples:

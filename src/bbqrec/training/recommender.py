@@ -38,7 +38,7 @@ from bbqrec.training.chunks import sum_in_chunks
 from bbqrec.training.loop import FitResult, fit, num_epochs
 from bbqrec.training.optimizer import adamw
 from bbqrec.training.schedule import LoopConfig
-from bbqrec.training.transitions import choose_transitions
+from bbqrec.training.transitions import ChosenTransitions, choose_transitions
 from bbqrec.training.windows import cut_prefixes, cut_windows, length_sorted_batches
 
 MAX_LOGITS = {"cpu": 2**23, "cuda": 2**29}  # held at once
@@ -99,10 +99,11 @@ class StartVectors(NamedTuple):
 
 
 class FittedRecommender(NamedTuple):
-    """The model holds its best weights; `log` has one row per epoch."""
+    """The model holds its best weights, and the transitions it was given after them."""
 
     model: SequenceModel
     fit: FitResult
+    transitions: ChosenTransitions | None
 
 
 def fit_recommender(
@@ -146,10 +147,13 @@ def fit_recommender(
         description="training the recommender",
         is_trained=model is not None,
     )
-    neighbors = config.neighbors
-    if neighbors.transitions and isinstance(recipe.model, OnePassRecommender) and neighbors.enabled:
-        choose_transitions(recipe.model, recipe.ranker, dataset, recipe.cases, neighbors)
-    return FittedRecommender(recipe.model, result)
+    chosen = None
+    if config.neighbors.transitions:
+        assert isinstance(recipe.model, OnePassRecommender)
+        chosen = choose_transitions(
+            recipe.model, recipe.ranker, dataset, recipe.cases, config.neighbors
+        )
+    return FittedRecommender(recipe.model, result, chosen)
 
 
 def make_recipe(

@@ -1,8 +1,10 @@
 """How much a finished recommender is given of what a linear model says of what follows what."""
 
 import logging
+from typing import NamedTuple
 
 from bbqrec.data import Cases, Dataset
+from bbqrec.decoding import GenerativeRanker
 from bbqrec.evaluation import quick_metrics
 from bbqrec.ranking import Ranker
 from bbqrec.recommender import (
@@ -19,17 +21,31 @@ logger = logging.getLogger(__name__)
 WEIGHTS = (5.0, 10.0, 20.0, 40.0)
 
 
+class ChosenTransitions(NamedTuple):
+    """How many times the regression counts, and validation's metrics with it, history removed."""
+
+    weight: float
+    metrics: dict[str, float]
+
+
 def choose_transitions(
     model: OnePassRecommender,
     ranker: Ranker,
     dataset: Dataset,
     cases: Cases,
     settings: NeighborConfig,
-) -> float:
-    """Join what ranks `cases` best, and say how much that was: one of `WEIGHTS`, or nothing.
+) -> ChosenTransitions | None:
+    """Join as much as ranks `cases` best: one of `WEIGHTS`, or nothing.
+
+    Best is the mean of NDCG@10 with history items removed and left: transitions lift what is new
+    to a user above repeats, which counts where people come back.
 
     Args:
         ranker: of `model`.
+
+    Returns:
+        None, with a warning, where the catalog has more than `MAX_SOLVED` items, or where the
+        ranker reads no score that transitions count in.
     """
     if dataset.num_items > MAX_SOLVED:
         logger.warning(
@@ -38,17 +54,28 @@ def choose_transitions(
             dataset.num_items,
             MAX_SOLVED,
         )
-        return 0.0
+        return None
+    if isinstance(ranker, GenerativeRanker) and not model.walks_by_items:
+        logger.warning(
+            "what follows what counts in the dense score and on the tree, and this recommender "
+            "ranks by codes alone: it goes without"
+        )
+        return None
     model.eval()
     found = find_transitions(dataset.train, dataset.num_items, settings)
-    scores = {0.0: quick_metrics(ranker, cases, exclude_seen=True)["ndcg@10"]}
+
+    def measure() -> tuple[float, dict[str, float]]:
+        removed, left = (quick_metrics(ranker, cases, exclude_seen=e) for e in (True, False))
+        return (removed["ndcg@10"] + left["ndcg@10"]) / 2, removed
+
+    measured = {0.0: measure()}
     for weight in WEIGHTS:
         join_transitions(model, found, weight)
-        scores[weight] = quick_metrics(ranker, cases, exclude_seen=True)["ndcg@10"]
+        measured[weight] = measure()
         take_out_transitions(model)
-    best = max(scores, key=lambda weight: (scores[weight], -weight))
+    best = max(measured, key=lambda weight: (measured[weight][0], -weight))
     if best:
         join_transitions(model, found, best)
-    shown = ", ".join(f"{score:.4f} with {weight:g}" for weight, score in scores.items())
-    logger.info("what follows what: ndcg@10 %s; %g is kept", shown, best)
-    return best
+    shown = ", ".join(f"{score:.4f} with {weight:g}" for weight, (score, _) in measured.items())
+    logger.info("what follows what: ndcg@10, history removed and left, %s; %g is kept", shown, best)
+    return ChosenTransitions(best, measured[best][1])
