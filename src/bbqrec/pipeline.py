@@ -30,7 +30,6 @@ from bbqrec.stages import (
     check_size,
     evaluate_stage,
     is_done,
-    transitions_facts,
     write_model,
     write_tokens,
 )
@@ -226,8 +225,7 @@ def _train(run: RunFolder, config: RunConfig, device: str) -> None:
             start=start_vectors(config, dataset),
         )
         about = {"best_epoch": fitted.fit.best_epoch, "built_for": dataset.num_items}
-        about |= transitions_facts(fitted.transitions)
-        write_model(directory, fitted.model, config, dataset, tables.semantic_ids, about)
+        write_model(directory, fitted, config, dataset, tables.semantic_ids, about)
         aside["peak_mb"] = max(fitted.fit.peak_mb)
         write_json(directory / "log.json", fitted.fit.log)
     shutil.rmtree(checkpoints, ignore_errors=True)

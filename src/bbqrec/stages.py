@@ -18,12 +18,12 @@ from bbqrec.evaluation import Evaluation, EvaluationConfig, environment, evaluat
 from bbqrec.new_items import ranker_before
 from bbqrec.ranking import Ranker
 from bbqrec.recommend import Recommender
-from bbqrec.recommender import SequenceModel, fit_popularity, tune_item_knn
+from bbqrec.recommender import fit_popularity, tune_item_knn
 from bbqrec.run_config import RunConfig
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.stage_keys import content_digests, evaluate_key
 from bbqrec.storage import read_bytes, write_bytes, write_json, write_tensors
-from bbqrec.training.transitions import ChosenTransitions
+from bbqrec.training.recommender import FittedRecommender
 
 logger = logging.getLogger(__name__)
 
@@ -97,15 +97,15 @@ def write_tokens(
 
 def write_model(
     directory: Path,
-    model: SequenceModel,
+    fitted: FittedRecommender,
     config: RunConfig,
     dataset: Dataset,
     ids: SemanticIds,
     about: Mapping[str, Any],
 ) -> None:
     """The files of a trained recommender but its log."""
-    device = next(model.parameters()).device
-    model = model.cpu()
+    device = next(fitted.model.parameters()).device
+    model, chosen = fitted.model.cpu(), fitted.transitions
     write_tensors(directory / "model.safetensors", model.state_dict())
     similarity = {name: table.detach() for name, table in model.similarity_tables().items()}
     write_tensors(directory / "similarity.safetensors", similarity)
@@ -120,17 +120,13 @@ def write_model(
             "semantic_ids": ids.fingerprint,
             "num_parameters": sum(p.numel() for p in model.parameters()),
             "repeat_bias": model.learned_repeats(),
+            "transitions": None if chosen is None else chosen._asdict(),
             "writes_codes": config.recommender.form == "paper"
             or config.training.generative_weight > 0,
             "environment": environment(device),
             **about,
         },
     )
-
-
-def transitions_facts(chosen: ChosenTransitions | None) -> dict[str, Any]:
-    """What `write_model` keeps of the transitions that a finished recommender was given."""
-    return {} if chosen is None else {"transitions": chosen._asdict()}
 
 
 def evaluate_stage(run: RunFolder, config: RunConfig, device: str) -> None:

@@ -41,7 +41,6 @@ from bbqrec.stages import (
     announce,
     check_size,
     evaluate_stage,
-    transitions_facts,
     write_model,
     write_tokens,
 )
@@ -274,8 +273,7 @@ def _train(
         before = read_json(parent.folder("train") / "model.json")
         built_for = before.get("built_for", recommender.dataset.num_items)
         about = {"best_epoch": fitted.fit.best_epoch + 1, "built_for": built_for}
-        about |= transitions_facts(fitted.transitions)
-        write_model(directory, fitted.model, config, dataset, tables.semantic_ids, about)
+        write_model(directory, fitted, config, dataset, tables.semantic_ids, about)
         aside["peak_mb"] = max(fitted.fit.peak_mb)
         write_json(directory / "log.json", log)
 

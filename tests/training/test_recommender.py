@@ -18,6 +18,9 @@ from bbqrec.recommender import (
     RecommenderConfig,
     SequenceModel,
     find_neighbors,
+    find_transitions,
+    join_transitions,
+    transitions,
 )
 from bbqrec.semantic_ids import SemanticIds
 from bbqrec.training import recommender as recipes
@@ -38,6 +41,7 @@ NARROW = RecommenderConfig(d_model=16, num_heads=1, head_dim=8, d_ff=16, max_his
 CODES_OFF = TrainingConfig(
     epochs=6, batch_size=16, learning_rate=0.01, warmup_steps=5, generative_weight=0.0
 )
+BARELY = CODES_OFF.model_copy(update={"epochs": 1, "learning_rate": 1e-4})
 
 
 def random_tables() -> ItemTables:
@@ -82,12 +86,29 @@ def walkers(num_users: int = 60) -> Dataset:
     return make_dataset(rows, NUM_ITEMS)
 
 
+def returners() -> Dataset:
+    """Four times in five one of the latest four items again, else one of five that follow."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(150):
+        row = [int(rng.integers(NUM_ITEMS))]
+        for _ in range(11):
+            if rng.random() < 0.8:
+                row.append(int(rng.choice(row[-4:])))
+            else:
+                row.append(int((row[-1] + rng.integers(1, 6)) % NUM_ITEMS))
+        rows.append(row)
+    return make_dataset(rows, NUM_ITEMS)
+
+
 def fit_near(
-    dataset: Dataset, *, transitions: bool = True, ranking: str = "dense"
+    dataset: Dataset,
+    training: TrainingConfig = BARELY,
+    *,
+    transitions: bool = True,
+    ranking: str = "dense",
 ) -> FittedRecommender:
-    """Next to nothing learned, but for what neighbors say."""
     config = NARROW.model_copy(update={"neighbors": NeighborConfig(transitions=transitions)})
-    training = CODES_OFF.model_copy(update={"epochs": 1, "learning_rate": 1e-4})
     found = find_neighbors(dataset.train, NUM_ITEMS, {}, {}, config)
     tables = random_tables()._replace(neighbors=found)
     by = RankingConfig.parse({"rank_by": ranking})
@@ -111,22 +132,20 @@ def test_a_finished_model_is_given_the_transitions_that_help() -> None:
     assert set(without.model.learned_neighbors()) == {"behavior"}
 
 
-def test_transitions_are_weighed_with_repeats_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What helps where history is removed, and costs more where it is left, is not given."""
-    asked = []
+def test_transitions_that_cost_more_among_repeats_than_they_gain_are_not_given() -> None:
+    dataset = returners()
+    fitted = fit_near(dataset, CODES_OFF.model_copy(update={"epochs": 4}))
+    assert isinstance(fitted.model, OnePassRecommender)
+    removed, left = (ndcg(fitted.model, dataset, exclude_seen=e) for e in (True, False))
+    assert fitted.transitions is not None
+    assert fitted.transitions.weight == 0
 
-    def measured(*_: object, exclude_seen: bool, **__: object) -> dict[str, float]:
-        asked.append(exclude_seen)
-        tried = (len(asked) - 1) // 2  # 0, and the weights in turn
-        return {"ndcg@10": 0.5 + 0.01 * tried if exclude_seen else 0.9 - 0.02 * tried}
+    found = find_transitions(dataset.train, NUM_ITEMS, NeighborConfig())
+    assert found is not None
+    join_transitions(fitted.model, found, training_transitions.WEIGHTS[-1])
 
-    monkeypatch.setattr(training_transitions, "quick_metrics", measured)
-
-    chosen = fit_near(walkers()).transitions
-
-    assert asked == [True, False] * (1 + len(training_transitions.WEIGHTS))
-    assert chosen is not None
-    assert chosen.weight == 0
+    assert ndcg(fitted.model, dataset) > removed  # alone, this would have chosen them
+    assert ndcg(fitted.model, dataset, exclude_seen=False) < left - 0.01
 
 
 @pytest.mark.parametrize("ranking", ["dense", "generative"])
@@ -134,7 +153,7 @@ def test_what_cannot_use_transitions_goes_without_and_says_so(
     ranking: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if ranking == "dense":
-        monkeypatch.setattr(training_transitions, "MAX_SOLVED", NUM_ITEMS - 1)
+        monkeypatch.setattr(transitions, "MAX_SOLVED", NUM_ITEMS - 1)
 
     fitted = fit_near(walkers(), ranking=ranking)
 

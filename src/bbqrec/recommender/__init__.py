@@ -35,7 +35,6 @@ from bbqrec.recommender.tables import (
     catalog_from_weights,
 )
 from bbqrec.recommender.transitions import (
-    MAX_SOLVED,
     Transitions,
     find_transitions,
     join_transitions,
@@ -46,7 +45,6 @@ from bbqrec.recommender.tree_decoder import TreeDecoder
 __all__ = [
     "AGE_LABELS",
     "BEHAVIOR",
-    "MAX_SOLVED",
     "TRANSITION",
     "AttentionShares",
     "ContentKnn",

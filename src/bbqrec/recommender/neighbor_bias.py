@@ -45,6 +45,11 @@ def num_age_buckets(length: int) -> int:
     return length.bit_length()
 
 
+def age_buckets(length: int, device: torch.device | None = None) -> Int[Tensor, " age"]:
+    """The bucket of each age, the latest item's first."""
+    return torch.log2(torch.arange(1, length + 1, device=device).float()).long()
+
+
 def neighbor_gains(
     bias: Float[Tensor, "kind table age_bucket bucket"],
     recent: Int[Tensor, "entry age"],
@@ -61,8 +66,7 @@ def neighbor_gains(
         folds: in training, the table that has not read the entry's user.
     """
     values = F.pad(bias, (0, 1))  # the last bucket is nothing
-    age = torch.arange(1, recent.shape[1] + 1, device=recent.device)
-    age_bucket = torch.log2(age.float()).long()[:, None]
+    age_bucket = age_buckets(recent.shape[1], recent.device)[:, None]
     for table, (kind, likeness) in zip(values, neighbors.items(), strict=True):
         num_tables, num_ages, num_buckets = table.shape
         items, buckets = likeness.of(recent, folds)

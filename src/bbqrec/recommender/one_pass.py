@@ -31,7 +31,7 @@ from bbqrec.recommender.repeat_bias import (
     repeat_values,
 )
 from bbqrec.recommender.sequence_model import Encoded, SequenceModel
-from bbqrec.recommender.tables import BEHAVIOR, TRANSITION, ItemTables
+from bbqrec.recommender.tables import OF_TRAINING, ItemTables
 from bbqrec.recommender.transformer import AttentionBias, Count, Layout, hide
 from bbqrec.recommender.tree_decoder import (
     Compared,
@@ -215,7 +215,7 @@ class OnePassRecommender(SequenceModel):
         learned: dict[str, Tensor] = {}
         for kind, table in zip(self.catalog.neighbors(), self.neighbor_bias.data, strict=True):
             learned[kind] = table[0].clone()
-            if kind not in (BEHAVIOR, TRANSITION) and len(table) > 1:
+            if kind not in OF_TRAINING and len(table) > 1:
                 learned[f"{kind}, unseen items"] = table[1].clone()
         return learned
 

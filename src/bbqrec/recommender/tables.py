@@ -15,7 +15,7 @@ from bbqrec.semantic_ids import SemanticIds
 
 # Neighbors by what training tells, beside those by content: how often items met, and what a linear
 # model makes of what followed.
-BEHAVIOR, TRANSITION = "behavior", "transition"
+BEHAVIOR, TRANSITION = OF_TRAINING = "behavior", "transition"
 
 
 class Neighbors(NamedTuple):
@@ -104,7 +104,7 @@ def needed(tables: ItemTables, config: RecommenderConfig) -> ItemTables:
             )
         if "." in name or ">" in name:
             raise FeatureError(f"the modality name {name!r} must not contain . or >; rename it")
-        if name in (BEHAVIOR, TRANSITION):
+        if name in OF_TRAINING:
             raise FeatureError(f"the modality name {name!r} is that of training's own; rename it")
     return tables._replace(
         content=content,

@@ -8,6 +8,7 @@ they would leave those less to learn; joined to what is finished, they correct i
 two models does.
 """
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,13 +20,15 @@ from torch import Tensor, nn
 from bbqrec.data import Sequences
 from bbqrec.progress import tracker
 from bbqrec.recommender.config import NeighborConfig
-from bbqrec.recommender.neighbor_bias import num_age_buckets
+from bbqrec.recommender.neighbor_bias import age_buckets
 from bbqrec.recommender.neighbors import Nearest, in_even_buckets
 from bbqrec.recommender.one_pass import OnePassRecommender
 from bbqrec.recommender.tables import TRANSITION, Neighbors
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array  # type: ignore[import-untyped]
+
+logger = logging.getLogger(__name__)
 
 MAX_SOLVED = 20_000  # items: two matrices of their square are factored, 3.2 GB at most
 DECAY = 4.0  # of two events, the one so much longer ago counts 1 / e of the other
@@ -48,18 +51,28 @@ class _Examples(NamedTuple):
     weights: NDArray[np.float32]
 
 
-def find_transitions(train: Sequences, num_items: int, settings: NeighborConfig) -> Transitions:
-    """Fit the regression to the training histories; at most `MAX_SOLVED` items, or ValueError."""
+def find_transitions(
+    train: Sequences, num_items: int, settings: NeighborConfig
+) -> Transitions | None:
+    """Fit the regression to the training histories; None, with a warning, past `MAX_SOLVED`."""
+    if num_items > MAX_SOLVED:
+        logger.warning(
+            "%d items are too many for a linear model of what follows what (%d at most): the "
+            "recommender goes without",
+            num_items,
+            MAX_SOLVED,
+        )
+        return None
     nearest = _followers(train, num_items, settings)
     neighbors = in_even_buckets([nearest], settings)
     buckets, num_buckets = neighbors.buckets[0, :-1].long().flatten(), settings.num_buckets
     worth = nearest.likeness.flatten().double()
     total = torch.zeros(num_buckets + 1).double().index_add_(0, buckets, worth)
     values = total / buckets.bincount(minlength=num_buckets + 1).clamp(min=1)
-    ages = torch.arange(settings.num_recent)
-    age_bucket, weight = torch.log2(ages + 1.0).long(), _weight(ages)
-    num_ages = num_age_buckets(settings.num_recent)
-    aged = torch.zeros(num_ages).index_add_(0, age_bucket, weight) / age_bucket.bincount()
+    age_bucket = age_buckets(settings.num_recent)
+    weight = _weights(settings.num_recent)
+    aged = torch.zeros_like(age_bucket.bincount(), dtype=torch.float32)
+    aged = aged.index_add_(0, age_bucket, weight) / age_bucket.bincount()
     return Transitions(neighbors, aged[:, None] * values[:num_buckets].float())
 
 
@@ -89,8 +102,6 @@ def take_out_transitions(model: OnePassRecommender) -> None:
 
 def _followers(train: Sequences, num_items: int, settings: NeighborConfig) -> Nearest:
     """Of each item those with the largest positive coefficients."""
-    if num_items > MAX_SOLVED:
-        raise ValueError(f"{num_items} items are more than {MAX_SOLVED}")
     system, followed = _equations(train, num_items, settings.num_recent)
     width = min(settings.num_neighbors, num_items)
     found = []
@@ -138,7 +149,7 @@ def _examples(train: Sequences, num_recent: int) -> _Examples:
     start = np.repeat(train.offsets[:-1], train.lengths)
     place = np.arange(len(train.items)) - start
     target = [np.flatnonzero(place > age) for age in range(num_recent)]
-    weights = _weight(torch.arange(num_recent)).numpy()
+    weights = _weights(num_recent).numpy()
     return _Examples(
         np.concatenate(target),
         np.concatenate([train.items[of_age - 1 - age] for age, of_age in enumerate(target)]),
@@ -146,5 +157,6 @@ def _examples(train: Sequences, num_recent: int) -> _Examples:
     )
 
 
-def _weight(ages: Tensor) -> Tensor:
-    return torch.exp(-ages / DECAY)
+def _weights(num_recent: int) -> Float[Tensor, " age"]:
+    """What the latest items count, the latest first."""
+    return torch.exp(-torch.arange(num_recent) / DECAY)

@@ -8,7 +8,6 @@ from bbqrec.decoding import GenerativeRanker
 from bbqrec.evaluation import quick_metrics
 from bbqrec.ranking import Ranker
 from bbqrec.recommender import (
-    MAX_SOLVED,
     NeighborConfig,
     OnePassRecommender,
     find_transitions,
@@ -44,17 +43,9 @@ def choose_transitions(
         ranker: of `model`.
 
     Returns:
-        None, with a warning, where the catalog has more than `MAX_SOLVED` items, or where the
-        ranker reads no score that transitions count in.
+        None, with a warning, where the catalog is too large to solve, or where the ranker reads no
+        score that transitions count in.
     """
-    if dataset.num_items > MAX_SOLVED:
-        logger.warning(
-            "%d items are too many for a linear model of what follows what (%d at most): the "
-            "recommender goes without",
-            dataset.num_items,
-            MAX_SOLVED,
-        )
-        return None
     if isinstance(ranker, GenerativeRanker) and not model.walks_by_items:
         logger.warning(
             "what follows what counts in the dense score and on the tree, and this recommender "
@@ -63,6 +54,8 @@ def choose_transitions(
         return None
     model.eval()
     found = find_transitions(dataset.train, dataset.num_items, settings)
+    if found is None:
+        return None
 
     def measure() -> tuple[float, dict[str, float]]:
         removed, left = (quick_metrics(ranker, cases, exclude_seen=e) for e in (True, False))
